@@ -1,0 +1,1 @@
+"""What makes it a book: claims and their verdicts, figures, sliders, exercises. The science does not import it."""

@@ -1,0 +1,91 @@
+"""The Sphinx extension behind the board and the errata page: both are read from the executed notebooks."""
+
+import html
+from collections import Counter
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from . import claims
+
+
+class _FromNotebooks(SphinxDirective):
+    def notebooks(self):
+        """Every chapter's executed notebook, a pair of docname and path; the page follows their changes."""
+        folder = Path(self.env.srcdir)
+        for path in sorted(folder.glob("book/[0-9]*.ipynb")):
+            self.env.note_dependency(str(path))
+            yield path.relative_to(folder).with_suffix("").as_posix(), path
+
+    def link(self, docname, anchor, text):
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, docname)
+        return f'<a href="{uri}#{anchor}">{html.escape(text)}</a>'
+
+    def raw(self, page):
+        return [nodes.raw("", page, format="html")]
+
+
+class Board(_FromNotebooks):
+    """Every claim with its verdict; `{board}` takes no argument."""
+
+    def run(self):
+        self.env.note_dependency(str(Path(claims.__file__).with_name("claims.toml")))
+        found = {row["id"]: (doc, row) for doc, path in self.notebooks() for row in claims.stored(path)}
+        titles = {int(doc.split("/")[1][:2]): doc for doc, _ in self.notebooks()}
+        counts = Counter(row["verdict"] for _, row in found.values())
+        summary = [f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]]
+        total = len(claims.table())
+        page = [f"<p><strong>{len(found)} of {total} claims settled</strong>: {', '.join(summary)}.</p>"]
+        for letter, source in claims.SOURCES.items():
+            rows = [self.row(id, row, found.get(id), titles) for id, row in claims.table().items() if id[0] == letter]
+            head = "".join(f'<th scope="col">{t}</th>' for t in ("id", "claim", "source", "ours", "verdict"))
+            page.append(
+                f'<h2 id="{letter}">{html.escape(source)}</h2><table class="spike-claims">'
+                f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            )
+        return self.raw("".join(page))
+
+    def row(self, id, row, settled, titles):
+        claim = html.escape(f"{row['claim']} ({row['where']})")
+        source = html.escape(row["source"] or "–")
+        if settled:
+            doc, data = settled
+            name = self.link(doc, f"claim-{id}", id)
+            note = f"<small>{html.escape(data['note'])}</small>" if data["note"] else ""
+            ours = html.escape(data["ours"])
+            verdict = f"{data['verdict']} ({data['met']} of {data['runs']}){note}"
+            mark = data["verdict"].replace(" ", "-")
+        else:
+            name, ours, mark = id, "–", "open"
+            planned = f"planned for chapter {row['chapter']}"
+            verdict = f"not done yet<small>{planned}</small>"
+        return (
+            f'<tr><th scope="row" id="claim-{id}">{name}</th><td data-title="claim">{claim}</td>'
+            f'<td data-title="source">{source}</td><td data-title="ours">{ours}</td>'
+            f'<td data-title="verdict" class="verdict-{mark}">{verdict}</td></tr>'
+        )
+
+
+class Errata(_FromNotebooks):
+    """What the chapters found wrong or unstated in the sources; `{errata}` takes no argument."""
+
+    def run(self):
+        page = []
+        for doc, path in self.notebooks():
+            for data in claims.stored(path, claims.ERRATA_MIME):
+                where = self.link(doc, "errata", "computed in the chapter")
+                page.append(claims.erratum_html(data).replace("</dl>", f"</dl><p>{where}</p>"))
+        return self.raw("".join(page))
+
+
+def _drop_thebe(app, pagename, templatename, context, doctree):
+    """sphinx-thebe, which Jupyter Book always loads, asks an outside address for its script on every page."""
+    context["script_files"] = [s for s in context.get("script_files", ()) if "thebe" not in str(s)]
+
+
+def setup(app):
+    app.add_directive("board", Board)
+    app.add_directive("errata", Errata)
+    app.connect("html-page-context", _drop_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

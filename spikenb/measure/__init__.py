@@ -1,0 +1,1 @@
+"""What to measure on what a run recorded: plain NumPy, no gradients."""
