@@ -7,6 +7,7 @@ it measured, and what the same metrics are on a control where the effect should 
 
 import html
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -77,7 +78,8 @@ def settle(id, measured, control):
     id : str
         A claim that has a criterion in claims.toml.
     measured : dict, or list of dicts
-        The metrics of one run, or of one run a seed.
+        The metrics of one run, or of one run a seed; NaN (or None) for one that could not be measured, such as
+        the height of a spike that is not there.
     control : dict, or list of dicts
         The same metrics where the effect should be absent. If the control meets the criterion as well, the
         criterion cannot tell, and the verdict is "not settled here".
@@ -118,7 +120,7 @@ def _runs(name, runs, needed):
     for run in runs:
         if missing := needed - run.keys():
             raise ValueError(f"{name} lacks the metric(s) {', '.join(sorted(missing))}")
-    return [{key: float(f"{value:.6g}") for key, value in sorted(run.items())} for run in runs]
+    return [{key: math.nan if v is None else float(f"{v:.6g}") for key, v in sorted(run.items())} for run in runs]
 
 
 class _Shown:
@@ -156,8 +158,13 @@ def show(*settled):
     head = "".join(f'<th scope="col">{t}</th>' for t in ("id", "claim", "source", "ours", "verdict"))
     page = f'<table class="spike-claims"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     data = [asdict(s) for s in settled]
-    raw = [{key: d.pop(key) for key in ("measured", "control")} for d in data]
+    raw = [{key: [_plain(run) for run in d.pop(key)] for key in ("measured", "control")} for d in data]
     return _Shown("\n".join(text), page, MIME, data, raw)
+
+
+def _plain(run):
+    """Metrics as JSON has them: null for NaN."""
+    return {key: None if math.isnan(value) else value for key, value in run.items()}
 
 
 def _cell(title, text, verdict=None):

@@ -49,4 +49,6 @@ def _unfinished(function):
     def documented():
         """Nothing but a docstring."""
 
-    return function.__code__.co_code in (empty.__code__.co_code, documented.__code__.co_code)
+    code = function.__code__
+    returns_none = set(code.co_consts) <= {None, function.__doc__}
+    return returns_none and code.co_code in (empty.__code__.co_code, documented.__code__.co_code)

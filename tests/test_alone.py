@@ -1,0 +1,63 @@
+"""A chapter alone, as Colab opens it: an empty folder, no spikenb, and only its set-up cell to install one."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import CHAPTERS, ROOT
+
+RUN = """
+import nbformat, sys
+from nbclient import NotebookClient
+notebook = nbformat.read("chapter.ipynb", as_version=4)
+NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+code = [c for c in notebook.cells if c.cell_type == "code"]
+assert not [o for c in code for o in c.outputs if o.output_type == "error"]
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The package as a wheel, built without the network from a copy of the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(command, check=True)
+    (built,) = folder.glob("spikenb-*.whl")
+    return built
+
+
+@pytest.fixture
+def python_without_spikenb(tmp_path):
+    """A venv that sees everything installed here except spikenb: an editable install's .pth is not read there."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages") if os.name != "nt" else [tmp_path / "venv/Lib/site-packages"]
+    parent = Path(pytest.__file__).parent.parent
+    (site / "parent.pth").write_text(str(parent))
+    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    find = "import importlib.util; print(importlib.util.find_spec('spikenb'))"
+    assert subprocess.check_output([python, "-c", find], cwd=tmp_path, text=True).strip() == "None"
+    return python
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_runs_alone(chapter, wheel, python_without_spikenb, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "chapter.ipynb").write_bytes(chapter.read_bytes())
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "SPIKENB"))}
+    environment["SPIKENB_SOURCE"] = str(wheel)
+    start = time.monotonic()
+    done = subprocess.run([python_without_spikenb, "-c", RUN], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert time.monotonic() - start < 120  # twice the budget of 60 s, set-up included
+    where = subprocess.check_output([python_without_spikenb, "-c", "import spikenb; print(spikenb.__file__)"], cwd=folder, text=True)
+    assert str(tmp_path) in where, "the chapter used another spikenb than the wheel"
+
+
+def test_without_the_set_up_cell_it_fails(python_without_spikenb, tmp_path):
+    """The control: nothing else brings the package in."""
+    done = subprocess.run([python_without_spikenb, "-c", "import spikenb"], cwd=tmp_path, capture_output=True, text=True)
+    assert "ModuleNotFoundError" in done.stderr
