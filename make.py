@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Build, test and edit the book; every command first makes its own environment in .venv.
 
-    python3 make.py book              build the pages and open them
-    python3 make.py test              run all tests
-    python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md
+python3 make.py book              build the pages and open them
+python3 make.py test              run all tests
+python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ INDEX = ROOT / "_build/html/index.html"
 
 def environment():
     """Make .venv, or bring it up to date if what it is made from has changed since."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036, an old Python must be told
         sys.exit(f"The book needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
     sources = [ROOT / "requirements.txt", ROOT / "pyproject.toml"]
     stamp, state = VENV / "made-from", hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()
@@ -67,12 +68,20 @@ def notebooks(arguments):
     for page in pages:
         target = page.with_suffix(".ipynb")
         run("-m", "jupytext", "--quiet", "--to", "ipynb", "--output", str(target), str(page))
-        run("-m", "jupyter", "execute", "--inplace", str(target))
+        run("-m", "jupyter", "execute", "--timeout=300", "--inplace", str(target))
         target.write_text(settled(target.read_text(encoding="utf-8")), encoding="utf-8")
+    (ROOT / "assets/spike.png").write_bytes(first_figure(ROOT / "book/02_slas_toy.ipynb"))
+
+
+def first_figure(notebook):
+    """The first figure that a notebook stored, as PNG; the README shows one."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = (o for cell in cells for o in cell.get("outputs", ()))
+    return base64.b64decode(next(o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})))
 
 
 def settled(text):
-    """A notebook without what changes from run to run: time stamps, widgets, progress bars, cell ids."""
+    """A notebook, its prints joined, without what changes from run to run: time stamps, widgets, progress bars, ids."""
     notebook = json.loads(text)
     notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"]}
     for number, cell in enumerate(notebook["cells"]):

@@ -19,7 +19,8 @@ def spectrum(problem, theta):
     """All eigenvalues λ1 ≥ λ2 ≥ … and eigenvectors of the Hessian ∇²L(θ), from the dense matrix.
 
     Raises ValueError for more than 2,000 parameters, where the dense matrix is the wrong tool, and
-    FloatingPointError where the Hessian is not finite. The equivalent elsewhere: `numpy.linalg.eigh(torch.func.hessian(L)(θ))`.
+    FloatingPointError where the Hessian is not finite. The equivalent elsewhere:
+    `numpy.linalg.eigh(torch.func.hessian(L)(θ))`.
     """
     values, vectors = torch.linalg.eigh(_dense_hessian(problem, theta))
     return Spectrum(values.flip(0).numpy(), vectors.flip(1).numpy())

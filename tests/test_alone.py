@@ -33,7 +33,11 @@ def wheel(tmp_path_factory):
 def python_without_spikenb(tmp_path):
     """A venv that sees everything installed here except spikenb: an editable install's .pth is not read there."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages") if os.name != "nt" else [tmp_path / "venv/Lib/site-packages"]
+    (site,) = (
+        (tmp_path / "venv").glob("lib/python*/site-packages")
+        if os.name != "nt"
+        else [tmp_path / "venv/Lib/site-packages"]
+    )
     parent = Path(pytest.__file__).parent.parent
     (site / "parent.pth").write_text(str(parent))
     python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -50,14 +54,20 @@ def test_a_chapter_runs_alone(chapter, wheel, python_without_spikenb, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "SPIKENB"))}
     environment["SPIKENB_SOURCE"] = str(wheel)
     start = time.monotonic()
-    done = subprocess.run([python_without_spikenb, "-c", RUN], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [python_without_spikenb, "-c", RUN], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert time.monotonic() - start < 120  # twice the budget of 60 s, set-up included
-    where = subprocess.check_output([python_without_spikenb, "-c", "import spikenb; print(spikenb.__file__)"], cwd=folder, text=True)
+    where = subprocess.check_output(
+        [python_without_spikenb, "-c", "import spikenb; print(spikenb.__file__)"], cwd=folder, text=True
+    )
     assert str(tmp_path) in where, "the chapter used another spikenb than the wheel"
 
 
 def test_without_the_set_up_cell_it_fails(python_without_spikenb, tmp_path):
     """The control: nothing else brings the package in."""
-    done = subprocess.run([python_without_spikenb, "-c", "import spikenb"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [python_without_spikenb, "-c", "import spikenb"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert "ModuleNotFoundError" in done.stderr

@@ -107,7 +107,9 @@ def test_an_unknown_source_of_an_erratum():
 
 
 def test_html_is_escaped_and_json_is_plain():
-    shown, metadata = claims.show(claims.settle("Z-f3d", METRICS["Z-f3d"]["measured"], {"match": 0}))._repr_mimebundle_()
+    shown, metadata = claims.show(
+        claims.settle("Z-f3d", METRICS["Z-f3d"]["measured"], {"match": 0})
+    )._repr_mimebundle_()
     assert "<script" not in shown["text/html"] and "x&gt;" not in shown["text/plain"]
     json.dumps([shown, metadata])
     assert re.search(r'id="claim-Z-f3d"', shown["text/html"])

@@ -65,6 +65,7 @@ def test_a_diverging_run_keeps_its_record():
 
 def test_a_probe_that_overflows_ends_the_run_with_its_record():
     """The loss is still finite where its Hessian no longer is."""
+
     def overflows(problem, theta):
         return top_eigenvalue(Problem(lambda t: (1e160 * t**2).sum() ** 2, 1), theta)
 

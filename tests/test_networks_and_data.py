@@ -89,7 +89,9 @@ def test_an_unknown_target_lists_the_known(name):
         data.grid(name, 0, 1, 5)
 
 
-@pytest.mark.parametrize("low, high, n, name", [(1, 0, 5, "low"), (0, np.nan, 5, "high"), (0, 1, 1, "n"), (0, 1, 0, "n")])
+@pytest.mark.parametrize(
+    "low, high, n, name", [(1, 0, 5, "low"), (0, np.nan, 5, "high"), (0, 1, 1, "n"), (0, 1, 0, "n")]
+)
 def test_bad_grids(low, high, n, name):
     with pytest.raises(ValueError, match=f"^{name}"):
         data.grid("two relus", low, high, n)

@@ -53,7 +53,9 @@ def test_visible_code_is_short(notebook):
 def test_the_bones(chapter, notebook):
     first = notebook.cells[0].source
     assert re.match(r"# \d+ · .+\n\n[^\n]+$", first), "H1 and one sentence"
-    headings = [h for c in notebook.cells if c.cell_type == "markdown" for h in re.findall(r"^## (.+)$", c.source, re.M)]
+    headings = [
+        h for c in notebook.cells if c.cell_type == "markdown" for h in re.findall(r"^## (.+)$", c.source, re.M)
+    ]
     for heading in ("Predict", "Claims checked", "Exercises", "What to take away"):
         assert heading in headings
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
@@ -66,7 +68,10 @@ def test_the_bones(chapter, notebook):
 
 
 def test_all_chapters_set_up_alike():
-    starts = {code_cells(nbformat.read(p, as_version=4))[0].source.split("\n\nimport ")[0].split("\n\nfrom ")[0] for p in CHAPTERS}
+    starts = {
+        code_cells(nbformat.read(p, as_version=4))[0].source.split("\n\nimport ")[0].split("\n\nfrom ")[0]
+        for p in CHAPTERS
+    }
     assert len(starts) == 1
 
 
@@ -82,7 +87,7 @@ def numbers(text):
 
 
 def test_numbers_in_prose_were_printed(notebook):
-    """A number of three digits or more that a chapter states stands in an output, in its code, or in a quoted source."""
+    """A number of three digits or more in the prose stands in an output, in the code, or in a quoted source."""
     prose, shown = [], []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -92,7 +97,9 @@ def test_numbers_in_prose_were_printed(notebook):
         shown.append(cell.source)
         for output in cell.outputs:
             shown.append(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
-    known = numbers("\n".join(shown)) | numbers(json.dumps([r.get("source", "") for r in claims.table().values()], ensure_ascii=False))
+    known = numbers("\n".join(shown)) | numbers(
+        json.dumps([r.get("source", "") for r in claims.table().values()], ensure_ascii=False)
+    )
     unaccounted = numbers("\n".join(prose)) - known
     assert not unaccounted
 
@@ -112,10 +119,9 @@ def test_a_number_changed_by_hand_is_noticed(path, tmp_path):
     copy = tmp_path / path.name
     nbformat.write(notebook, copy)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=", "--nbval-lax", "--nbval-current-env", copy],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts="]
+    command += ["--nbval-lax", "--nbval-current-env", copy]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout
 
 

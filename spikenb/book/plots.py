@@ -1,7 +1,6 @@
 """The book's figures: one colour a quantity, in every chapter."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 INK = "#1a1a1a"
 COLORS = {
@@ -59,8 +58,3 @@ def spike_bands(ax, spikes):
     """A pale band behind each `Spike`, from the last quiet step before the peak to the first one after."""
     for spike in spikes:
         ax.axvspan(spike.start, spike.end, color=COLORS["spike"], zorder=0, linewidth=0)
-
-
-def rising(loss):
-    """Where the next loss is larger: boolean, shape (T - 1,), for a loss of shape (T,)."""
-    return np.diff(loss) > 0

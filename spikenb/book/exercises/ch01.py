@@ -35,5 +35,8 @@ def momentum_threshold(function):
         found, line = function(beta), 2 + 2 * beta
         if abs(found - line) > 0.05:
             side = "diverges" if found > line else "is still stable a little above"
-            return False, f"For β = {beta}, ηλ = {found:.2f} {side}. Did you run long enough, and on a fine enough list?"
+            return (
+                False,
+                f"For β = {beta}, ηλ = {found:.2f} {side}. Did you run long enough, and on a fine enough list?",
+            )
     return True, "The line is 2 + 2β. Chapter 3's dashed line moves with the optimizer."

@@ -30,7 +30,13 @@ def turning_level(function):
 def third_spike(function):
     step, peak = function()
     if abs(step - 2284) > 2:
-        return False, f"Your peak is at step {step}; 40 digits put it at 2,284. Is y² computed from log|y|, and η·λ = 0.005·(100x + 400)?"
+        return (
+            False,
+            f"Your peak is at step {step}; 40 digits put it at 2,284. Is y² taken from log|y|?",
+        )
     if not math.isclose(peak, 13151, rel_tol=0.05):
-        return False, f"The step is right, the peak {peak:.0f} is not: it should be near 13,150. Is it the loss before the step?"
+        return (
+            False,
+            f"The step is right, the peak {peak:.0f} is not: it should be near 13,150. Is it the loss before the step?",
+        )
     return True, "A change of variable did what 40 digits did: nothing underflows in log|y|."
