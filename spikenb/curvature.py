@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from . import _two_layer
+
 LARGEST_DENSE = 2000
 
 
@@ -40,7 +42,9 @@ def critical_learning_rate(problem, theta):
 def _dense_hessian(problem, theta):
     if problem.dim > LARGEST_DENSE:
         raise ValueError(f"problem has {problem.dim} parameters; the dense Hessian stops at {LARGEST_DENSE}")
-    hessian = problem.hessian(theta).double().cpu()
+    theta = problem.parameters(theta)
+    closed_form = _two_layer.applies(problem) and theta.dtype == torch.float64
+    hessian = (_two_layer.hessian(problem, theta) if closed_form else problem.hessian(theta)).double().cpu()
     if not torch.isfinite(hessian).all():
         raise FloatingPointError("theta gives a Hessian with NaN or infinite entries")
     return hessian

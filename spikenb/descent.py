@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import _checks
+from . import _checks, _two_layer
 
 
 class Series(NamedTuple):
@@ -92,34 +92,96 @@ def gd(problem, theta0, lr, steps, record=None, keep=None):
             raise TypeError(f"record[{name!r}] must be a function of (problem, theta)")
     keep = _checks.count("keep", keep) if keep is not None else 0
 
+    compiled = _two_layer.applies(problem) and theta.dtype == torch.float64
+    walk, longest = (_two_layer.walk, 5000) if compiled else (_walk, 100)
     losses, kept, stopped = [], [], None
     measured = {name: [] for name in probes}
-    t = 0
-    try:
-        for t in tqdm(range(steps + 1), desc="gd", unit="step", delay=1, leave=False):
-            outside = problem.inside is not None and not problem.inside(theta)
-            loss, gradient = problem.loss_and_grad(theta)
-            if outside or not torch.isfinite(loss):
-                why = "left the domain" if outside else f"diverged: the loss is {loss.item()}"
-                stopped = f"{why} at step {t}"
-                break
-            due = {name: p.probe(problem, theta) for name, p in probes.items() if t % p.k == 0}
-            last = theta
-            losses.append(loss.item())
-            for name, value in due.items():
-                measured[name].append((t, np.asarray(value, dtype=np.float64)))
-            if keep and t % keep == 0:
-                kept.append((t, theta.double().cpu().numpy()))
-            theta = theta - lr * gradient
-    except KeyboardInterrupt:
-        stopped = f"interrupted at step {t}"
-    except FloatingPointError as error:  # a probe met a number too large, as the run diverged
-        stopped = f"diverged: {error}, at step {t}"
+    t, last = 0, theta
+    with tqdm(total=steps, desc="gd", unit="step", delay=1, leave=False) as bar:
+        try:
+            while t <= steps and stopped is None:
+                stop = _next_stop(t, steps, longest, [p.k for p in probes.values()] + ([keep] if keep else []))
+                walked, final, after = walk(problem, theta, lr, stop - t)
+                if len(walked):
+                    due = {name: p.probe(problem, theta) for name, p in probes.items() if t % p.k == 0}
+                    for name, value in due.items():
+                        measured[name].append((t, np.asarray(value, dtype=np.float64)))
+                    if keep and t % keep == 0:
+                        kept.append((t, theta.double().cpu().numpy()))
+                    losses.append(walked)
+                    last = final
+                t, theta = t + len(walked), after
+                if t < stop:
+                    outside = problem.inside is not None and not problem.inside(theta)
+                    why = "left the domain" if outside else f"diverged: the loss is {problem.loss(theta).item()}"
+                    stopped = f"{why} at step {t}"
+                bar.update(len(walked))
+        except KeyboardInterrupt:
+            stopped = f"interrupted at step {t}"
+        except FloatingPointError as error:  # a probe met a number too large, as the run diverged
+            stopped = f"diverged: {error}, at step {t}"
     if not losses:
-        raise ValueError(f"theta0 is no start: the run {stopped or 'has no step'}")
-
+        raise ValueError(f"theta0 is no start: the run {stopped}")
     records = {name: _series(pairs) for name, pairs in measured.items()}
-    return Run(np.array(losses), last, lr, records, _series(kept), stopped)
+    return Run(np.concatenate(losses), last, lr, records, _series(kept), stopped)
+
+
+def _walk(problem, theta, lr, steps):
+    """The losses of up to `steps` steps, the θ of the last of them, and the θ after it; by autograd."""
+    losses, last = [], theta
+    for _ in range(steps):
+        if problem.inside is not None and not problem.inside(theta):
+            break
+        loss, gradient = problem.loss_and_grad(theta)
+        if not torch.isfinite(loss):
+            break
+        losses.append(loss.item())
+        last, theta = theta, theta - lr * gradient
+    return np.array(losses), last, theta
+
+
+def _next_stop(t, steps, longest, periods):
+    """The next step at which something is due. θ at step `steps` is the run's last, so it is a stop too."""
+    if t == steps:
+        return steps + 1
+    return min(steps, t + longest, *((t // k + 1) * k for k in periods))
+
+
+def gd_many(problem, theta0s, lrs, steps):
+    """`gd` for many starts and learning rates, with the loss of every step; two-layer nets run on all cores.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta0s : array or tensor, shape (k, dim)
+    lrs : float, or array of shape (k,)
+    steps : int
+
+    Returns
+    -------
+    list of Run, one a start, without probes or checkpoints.
+    """
+    theta0s = _checks.array("theta0s", theta0s, 2)
+    lrs = np.broadcast_to(np.asarray(lrs, dtype=float), len(theta0s)).copy()
+    for lr in lrs:
+        _checks.positive("lrs", float(lr))
+    if not _two_layer.applies(problem):
+        pairs = tqdm(list(zip(theta0s, lrs, strict=True)), desc="gd_many", unit="run", delay=1, leave=False)
+        return [gd(problem, theta0, float(lr), steps) for theta0, lr in pairs]
+    steps = _checks.count("steps", steps)
+    for theta0 in theta0s:
+        problem.parameters(theta0)
+    losses, done, lasts, after = _two_layer.walk_many(problem, theta0s, lrs, steps + 1)
+    runs = []
+    for k, finite in enumerate(done):
+        if not finite:
+            raise ValueError(f"theta0s[{k}] is no start: its loss is {problem.loss(theta0s[k]).item()}")
+        stopped = None
+        if finite <= steps:
+            stopped = f"diverged: the loss is {problem.loss(after[k]).item()} at step {finite}"
+        empty = _series([])
+        runs.append(Run(losses[k, :finite], torch.from_numpy(lasts[k]), float(lrs[k]), {}, empty, stopped))
+    return runs
 
 
 def _series(pairs):

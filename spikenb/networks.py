@@ -28,7 +28,7 @@ class TwoLayer:
     parametrisation : {"standard", "ntk"}
         "ntk" divides w·x by √d and the sum over neurons by √m (Jacot et al. 2018).
 
-    θ holds w (m × d, row by row), b (m), a (m), c (1), in this order: `dim` = m(d + 2) + 1, or m(d + 1)
+    θ holds a (m), w (m × d, row by row), b (m), c (1), in this order: `dim` = m(d + 2) + 1, or m(d + 1)
     without biases.
     """
 
@@ -41,16 +41,16 @@ class TwoLayer:
         self.dim = width * (inputs + 1) + (width + 1 if bias else 0)
 
     def split(self, theta):
-        """θ as (w, b, a, c) of shapes (m, d), (m,), (m,), (); b and c are None without biases."""
+        """θ as (a, w, b, c) of shapes (m,), (m, d), (m,), (); b and c are None without biases."""
         m, d = self.width, self.inputs
         if theta.shape != (self.dim,):
             raise ValueError(f"theta must have shape ({self.dim},), not {tuple(theta.shape)}")
-        w, rest = theta[: m * d].reshape(m, d), theta[m * d :]
-        return (w, rest[:m], rest[m : 2 * m], rest[2 * m]) if self.bias else (w, None, rest, None)
+        a, w, rest = theta[:m], theta[m : m + m * d].reshape(m, d), theta[m + m * d :]
+        return (a, w, rest[:m], rest[m]) if self.bias else (a, w, None, None)
 
     def __call__(self, theta, x):
         """f(θ, x), shape (n,), for x of shape (n,) when d = 1, else (n, d)."""
-        w, b, a, c = self.split(theta)
+        a, w, b, c = self.split(theta)
         expected = "(n,)" if self.inputs == 1 else f"(n, {self.inputs})"
         if x.ndim != (1 if self.inputs == 1 else 2) or (x.ndim == 2 and x.shape[1] != self.inputs):
             raise ValueError(f"x must have shape {expected}, not {tuple(x.shape)}")
@@ -79,7 +79,9 @@ def near_zero(net, sigma=0.1, seed=0):
 
 def pytorch(net, seed=0):
     """Every parameter uniform in ±1/√fan_in, as `torch.nn.Linear` draws its weights and biases."""
-    hidden = torch.full((net.width * net.inputs + net.width * net.bias,), 1 / math.sqrt(net.inputs))
-    output = torch.full((net.width + net.bias,), 1 / math.sqrt(net.width))
-    bound = torch.cat([hidden, output]).double()
+    of_hidden, of_output = 1 / math.sqrt(net.inputs), 1 / math.sqrt(net.width)
+    bound = torch.full((net.dim,), of_hidden, dtype=torch.float64)
+    bound[: net.width] = of_output
+    if net.bias:
+        bound[-1] = of_output
     return bound * torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, net.dim))

@@ -8,13 +8,9 @@ import torch
 
 from . import _checks
 
-LOSSES = {
-    "mse": lambda r: (r**2).sum() / r.shape[0],
-    "half_mse": lambda r: (r**2).sum() / (2 * r.shape[0]),
-    "half_sse": lambda r: (r**2).sum() / 2,
-}
-"""The sources' conventions, of residuals r of shape (n,) or (n, outputs): "mse" is (1/n)Σr²,
-"half_mse" is (1/2n)Σr², "half_sse" is ½Σr². They differ by a factor, and so does every 2/η."""
+LOSSES = {"mse": lambda n: 1 / n, "half_mse": lambda n: 1 / (2 * n), "half_sse": lambda n: 1 / 2}
+"""The sources' conventions, as the prefactor of Σr² for n points: "mse" is (1/n)Σr², "half_mse" is (1/2n)Σr²,
+"half_sse" is ½Σr². They differ by a factor, and so does every 2/η."""
 
 
 class Problem:
@@ -126,8 +122,8 @@ class Fit(Problem):
                 f"x and y must hold as many points, not shapes {tuple(self.x.shape)} and {tuple(self.y.shape)}"
             )
         self.model = model
-        self._of_residuals = LOSSES[_checks.choice("loss", loss, LOSSES)]
-        super().__init__(lambda theta: self._of_residuals(self._outputs(theta) - self.y), dim or model.dim)
+        self.prefactor = LOSSES[_checks.choice("loss", loss, LOSSES)](len(self.y))
+        super().__init__(lambda theta: self.prefactor * ((self._outputs(theta) - self.y) ** 2).sum(), dim or model.dim)
 
     def _outputs(self, theta):
         outputs = self.model(theta, self.x)

@@ -15,7 +15,7 @@ from spikenb.networks import TwoLayer
 def test_two_layer_is_torch_nn(width, inputs, bias, activation, seed):
     net = TwoLayer(width, activation, inputs, bias)
     theta = networks.normal(net, seed=seed)
-    w, b, a, c = net.split(theta)
+    a, w, b, c = net.split(theta)
     twin = torch.nn.Sequential(
         torch.nn.Linear(inputs, width, bias),
         {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[activation](),
@@ -31,8 +31,8 @@ def test_two_layer_is_torch_nn(width, inputs, bias, activation, seed):
 def test_ntk_parametrisation_divides_by_root_width_and_inputs():
     plain, ntk = TwoLayer(9, inputs=4, bias=False), TwoLayer(9, inputs=4, bias=False, parametrisation="ntk")
     theta = networks.near_zero(plain, 1.0)
-    w, _, a, _ = plain.split(theta)
-    rescaled = torch.cat([(w / 2).reshape(-1), a / 3])
+    a, w, _, _ = plain.split(theta)
+    rescaled = torch.cat([a / 3, (w / 2).reshape(-1)])
     x = torch.ones(2, 4).double()
     assert torch.allclose(ntk(theta, x), plain(rescaled, x))
 
@@ -41,7 +41,7 @@ def test_initialisations_have_their_variances():
     net = TwoLayer(2000)
     assert networks.normal(net, gamma=0.4).var().item() == pytest.approx(2000**-0.4, rel=0.1)
     assert networks.near_zero(net, 0.1).std().item() == pytest.approx(0.1, rel=0.05)
-    w, b, a, c = net.split(networks.pytorch(net))
+    a, w, b, c = net.split(networks.pytorch(net))
     assert 0.9 < w.abs().max() <= 1 and 0.9 < b.abs().max() <= 1
     assert a.abs().max() <= 2000**-0.5 and c.abs() <= 2000**-0.5
 
