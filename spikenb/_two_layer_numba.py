@@ -26,32 +26,29 @@ def _double(typing, i):
 
 @njit(inline="always", error_model="numpy", fastmath={"contract"})
 def _tanh(x):
-    """tanh x to a few ulp, without a branch: with e = exp(-2|x|) - 1, tanh |x| = -e/(e + 2).
+    """tanh x to a few ulp, without a branch and with one division.
 
-    expm1 by e = 2^k (p + 1) - 1, p the Taylor polynomial of expm1 on |s| ≤ ln2/2.
+    exp(-2|x|) = q e^s with q = 2^k and |s| ≤ ln2/2, and e^s = (1 + t)/(1 - t) with t = tanh(s/2), an odd polynomial
+    in s that is as good as double precision (interpolated at Chebyshev nodes). So, without cancellation for small x,
+    tanh|x| = (1 - q e^s)/(1 + q e^s) = ((1 - q) - t(1 + q))/((1 + q) - t(1 - q)).
     """
     sign = _bits(x) & SIGN
     size = _double(_bits(x) ^ sign)
     y = -2.0 * (20.0 if size > 20.0 else size)  # NaN stays NaN
     shifted = y * LOG2E + MAGIC
     k = shifted - MAGIC
-    power = _double((_bits(shifted) << 52) + (1023 << 52))  # 2^k
+    q = _double((_bits(shifted) << 52) + (1023 << 52))
     s = (y - k * LN2_HIGH) - k * LN2_LOW
-    p = 1.0 / 6227020800.0
-    p = p * s + 1.0 / 479001600.0
-    p = p * s + 1.0 / 39916800.0
-    p = p * s + 1.0 / 3628800.0
-    p = p * s + 1.0 / 362880.0
-    p = p * s + 1.0 / 40320.0
-    p = p * s + 1.0 / 5040.0
-    p = p * s + 1.0 / 720.0
-    p = p * s + 1.0 / 120.0
-    p = p * s + 1.0 / 24.0
-    p = p * s + 1.0 / 6.0
-    p = p * s + 0.5
-    p = p * s * s + s
-    e = power * p + (power - 1.0)
-    return _double(_bits(-e / (e + 2.0)) | sign)
+    v = s * s
+    p = 4.2027019376951583e-07
+    p = p * v - 4.324764571120842e-06
+    p = p * v + 4.271360090662865e-05
+    p = p * v - 0.00042162697388655525
+    p = p * v + 0.00416666666646172
+    p = p * v - 0.04166666666666513
+    t = (p * v + 0.5) * s
+    above, below = 1.0 + q, 1.0 - q
+    return _double(_bits((below - t * above) / (above - t * below)) | sign)
 
 
 @njit(error_model="numpy", fastmath={"contract"})
