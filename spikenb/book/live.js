@@ -1,7 +1,8 @@
 // A live figure: range inputs -> compute(p) -> lines in SVG panels. No library, no kernel, no request.
-function spikenbLive(root, spec, compute) {
+function spikenbLive(root, spec, ask, data) {
   const W = 420, H = 260, left = 58, right = 14, top = 12, bottom = 42;
   const inputs = [...root.querySelectorAll("input")], say = root.querySelector(".spike-say");
+  const compute = p => ask(p, data);
   const make = (tag, attributes, text) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const key in attributes) node.setAttribute(key, attributes[key]);
@@ -62,8 +63,8 @@ function spikenbLive(root, spec, compute) {
       for (let i = 0; i < xs.length; i++)
         if (Number.isFinite(ys[i]) && (!panel.logy || ys[i] > 0)) points.push([X(xs[i]).toFixed(1), Y(ys[i]).toFixed(1)]);
       const group = make("g", {class: "role-" + line.role, "clip-path": `url(#${id})`});
-      group.append(make("polyline", {points: points.map(p => p.join(",")).join(" "), "stroke-dasharray": line.dash || "none"}));
-      if (line.dots) for (const [x, y] of points) group.append(make("circle", {cx: x, cy: y, r: 2.6}));
+      if (points.length > 1) group.append(make("polyline", {points: points.map(p => p.join(",")).join(" "), "stroke-dasharray": line.dash || "none"}));
+      if (line.dots) for (const [x, y] of points) group.append(make("circle", {cx: x, cy: y, r: points.length > 1 ? 2.6 : 5}));
       svg.append(group);
     }
   }

@@ -46,7 +46,7 @@ class Panel(NamedTuple):
     threshold: tuple | None = None
 
 
-def live(name, compute, controls, panels):
+def live(name, compute, controls, panels, data=None):
     """A live figure, as an HTML display.
 
     Parameters
@@ -54,10 +54,12 @@ def live(name, compute, controls, panels):
     name : str
         Letters, digits and hyphens, unique on the page.
     compute : str
-        A JavaScript function of an object with the controls' values; it returns an object of arrays, the
+        A JavaScript function of an object with the controls' values, and of `data`; it returns an object of arrays, the
         panels' lines, and `say`, one sentence that tells what is seen (screen readers get it too).
     controls : list of Control
     panels : list of Panel
+    data : optional
+        What a run measured, to be shown: anything that JSON takes. Round it first.
 
     Tests call the same function as `document.getElementById("live-<name>").compute({…})`.
     """
@@ -84,5 +86,6 @@ def live(name, compute, controls, panels):
         f'{rows}<div class="panels">{plots}</div><p class="spike-say" aria-live="polite"></p>'
         f"<noscript>This figure computes in the page and needs scripts.</noscript></div>"
         f"<style>{style}</style><script>(() => {{{script}\n"
-        f'spikenbLive(document.getElementById("live-{name}"), {spec}, {compute.strip()});}})();</script>'
+        f'spikenbLive(document.getElementById("live-{name}"), {spec}, {compute.strip()}, {json.dumps(data)});'
+        "})();</script>"
     )

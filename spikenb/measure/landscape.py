@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from .. import _checks
 
@@ -42,6 +43,48 @@ def pca_plane(trajectory):
         raise ValueError("trajectory never moves; there is no plane to draw")
     _, sizes, axes = np.linalg.svd(moved, full_matrices=False)
     return Plane(trajectory[-1], axes[:2], moved @ axes[:2].T, sizes[:2] ** 2 / (sizes**2).sum())
+
+
+class Floor(NamedTuple):
+    """The floor of a valley: `points`, shape (k, dim), and the `loss` there, shape (k,)."""
+
+    points: np.ndarray
+    loss: np.ndarray
+
+
+def valley_floor(loss, plane, k=9):
+    """The valley's floor in a trajectory's plane: at k places along the valley, the lowest point across it.
+
+    Across the valley is the direction in the plane in which the steps are largest (an unstable iterate hops from
+    wall to wall), along it the direction at right angles. The places are evenly spread over what was visited.
+
+    Parameters
+    ----------
+    loss : callable
+        L of a vector of shape (dim,).
+    plane : Plane
+    k : int
+        At least 3.
+
+    Returns
+    -------
+    Floor
+    """
+    k = _checks.count("k", k, 3)
+    hops = np.diff(plane.coordinates, axis=0)
+    across, along = np.linalg.svd(hops, full_matrices=False)[2]
+    reach = 1.5 * np.abs(plane.coordinates @ across).max() + 1e-12
+    places = plane.coordinates @ along
+    points, losses = [], []
+    for place in np.linspace(places.min(), places.max(), k):
+
+        def at(offset, place=place):
+            return plane.origin + (place * along + offset * across) @ plane.axes
+
+        lowest = minimize_scalar(lambda v: float(loss(at(v))), bounds=(-reach, reach), options={"xatol": 1e-6 * reach})
+        points.append(at(lowest.x))
+        losses.append(lowest.fun)
+    return Floor(np.array(points), np.array(losses))
 
 
 def cut(loss, origin, direction, distances):
