@@ -81,6 +81,7 @@ def test_weight(chapter):
 
 def numbers(text):
     """The numbers of three digits or more in a text, thousands commas and trailing zeros aside."""
+    text = re.sub(r"(?<=\d)_(?=\d)", "", text)  # 14_000 in code
     found = re.findall(r"(?<![\w.\-−^{])\d[\d,]*(?:\.\d+)?(?![\w])", text)
     plain = [n.rstrip(",").replace(",", "") for n in found]
     return {n for n in plain if len(n.replace(".", "").lstrip("0")) >= 3}

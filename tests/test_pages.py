@@ -199,7 +199,7 @@ def test_dark_figures_are_dark(browser, built):
         assert browser.execute_script(style) == filtered
 
 
-SLIDERS = [("01_quadratic_stability", "parabola"), ("02_slas_toy", "slas")]
+SLIDERS = [("01_quadratic_stability", "parabola"), ("02_slas_toy", "slas"), ("03_tanh_edge_of_stability", "film")]
 
 
 @pytest.mark.parametrize("page, name", SLIDERS)
@@ -262,6 +262,22 @@ def test_the_toys_numbers_are_pythons(browser, built, eta, log_y):
     steps = len(run.loss)
     assert close(page["f"][:steps], run.loss) and close(page["lam"][:steps], run["sharpness"].values)
     assert run.stopped is None or len(page["f"]) == steps
+
+
+def test_the_film_shows_what_the_run_measured(browser, built):
+    from spikenb import data, networks
+    from spikenb.curvature import top_eigenvalue
+    from spikenb.descent import gd
+    from spikenb.problem import Fit
+
+    visit(browser, built, "03_tanh_edge_of_stability")
+    fit = Fit(networks.TwoLayer(20), *data.grid("sin x + sin 4x", -2.7, 2.7, 40))
+    theta = gd(fit, networks.normal(fit.model), 0.05, 500).theta
+    page = compute(browser, "film", frame=1)
+    assert page["now"] == [500]
+    assert math.isclose(page["loss_now"][0], fit.loss(theta).item(), rel_tol=1e-3)
+    assert math.isclose(page["lam_now"][0], top_eigenvalue(fit, theta), abs_tol=0.01)
+    assert all(math.isclose(a, b, abs_tol=6e-4) for a, b in zip(page["fitted"], fit.outputs(theta), strict=True))
 
 
 def test_search_works_without_a_server(browser, built):

@@ -108,9 +108,16 @@ def settle(id, measured, control):
         tests, verdict, note = part["tests"], "holds in part", f"{part['statement']}; {part['left_out']}"
     if verdict != "does not hold" and holds(tests, control):
         verdict, note = "not settled here", "the control meets the criterion as well, so it cannot tell"
-    ours = row["ours"].format(**measured[0])
+    ours = row["ours"].format_map(_Metrics(measured[0]))
     hits, control_met = met(tests, measured), met(tests, control)
     return Settled(id, verdict, ours, hits, len(measured), note, control_met, measured, control)
+
+
+class _Metrics(dict):
+    """Metrics of which some, that no test needs, may be missing."""
+
+    def __missing__(self, key):
+        return math.nan
 
 
 def _runs(name, runs, needed):
@@ -152,8 +159,10 @@ def show(*settled):
             _cell("ours", s.ours),
             _cell("verdict", f"{s.verdict} ({s.met} of {s.runs})", verdict=s.verdict),
         ]
-        if s.note:
-            cells[-1] = cells[-1].replace("</td>", f"<small>{html.escape(s.note)}</small></td>")
+        control = f"control ({row['control']}): {s.control_met} of {len(s.control)}"
+        notes = "".join(f"<small>{html.escape(text)}</small>" for text in (s.note, control) if text)
+        notes += f"<details><summary>criterion</summary>{html.escape(row['criterion'])}</details>"
+        cells[-1] = cells[-1].replace("</td>", f"{notes}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{t}</th>' for t in ("id", "claim", "source", "ours", "verdict"))
     page = f'<table class="spike-claims"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
@@ -163,8 +172,8 @@ def show(*settled):
 
 
 def _plain(run):
-    """Metrics as JSON has them: null for NaN."""
-    return {key: None if math.isnan(value) else value for key, value in run.items()}
+    """Metrics as JSON has them: null for what is not finite."""
+    return {key: value if math.isfinite(value) else None for key, value in run.items()}
 
 
 def _cell(title, text, verdict=None):

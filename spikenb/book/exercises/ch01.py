@@ -19,12 +19,15 @@ def factor_of_minus_a_half(eta):
 def steps_until_seen(function):
     for eta_lam, hidden in [(2.2, 1e-6), (2.5, 1e-3), (3.0, 0.3), (2.1, 1e-9)]:
         t = function(eta_lam, hidden)
-        growth = abs(1 - eta_lam)
-        if not (hidden * growth**t >= 1 > hidden * growth ** (t - 1)):
+        if t is None:
+            return False, "Your function returns nothing: it needs a return."
+        growth, first = eta_lam - 1, math.ceil(math.log(1 / hidden) / math.log(eta_lam - 1))
+        if t != first:
             size = hidden * growth**t
+            why = "Round up to a whole step." if abs(t - first) < 1.01 else "Which factor does one step apply?"
             return False, (
-                f"At ηλ = {eta_lam} from {hidden:g}, the size after your {t} steps is {size:.3g};"
-                " it should be 1 or more, and below 1 a step before. Which factor does one step apply?"
+                f"At ηλ = {eta_lam} from {hidden:g}, the size after your {t} steps is {size:.4g}; the first step"
+                f" with a size of 1 or more is {first}. {why}"
             )
     return True, "The silence is a logarithm: a thousand times smaller costs only that many more steps again."
 
@@ -34,9 +37,9 @@ def momentum_threshold(function):
     for beta in (0.0, 0.5, 0.9):
         found, line = function(beta), 2 + 2 * beta
         if abs(found - line) > 0.05:
-            side = "diverges" if found > line else "is still stable a little above"
-            return (
-                False,
-                f"For β = {beta}, ηλ = {found:.2f} {side}. Did you run long enough, and on a fine enough list?",
+            grows = "is unstable" if found > line else "is not yet the largest: a little above is stable too"
+            return False, (
+                f"For β = {beta}, ηλ = {found:.2f} {grows}. Simulate both updates, for a list of ηλ finer than 0.05"
+                " that goes beyond 2, and many steps."
             )
-    return True, "The line is 2 + 2β. Chapter 3's dashed line moves with the optimizer."
+    return True, "The line is 2 + 2β: what plays the part of 2/η depends on the optimizer."
