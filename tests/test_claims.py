@@ -62,11 +62,9 @@ def test_a_claim_that_does_not_hold_could_have(id):
     assert claims.settle(id, measured, METRICS[id]["control"]).verdict == "holds"
 
 
-@pytest.mark.parametrize("id", SETTLED)
+@pytest.mark.parametrize("id", [id for id in SETTLED if id != "Z-f3c"])  # its control has no spike to measure
 def test_a_control_fails_by_its_numbers(id):
     """At least one of the criterion's metrics is measured on every control, and fails; NaN alone would prove little."""
-    if id == "Z-f3c":
-        pytest.skip("its control has no spike: there is nothing to measure")
     tests = claims.table()[id]["tests"]
     for run in METRICS[id]["control"]:
         assert any(run[t["metric"]] is not None and not claims.passes(t, run) for t in tests)

@@ -9,7 +9,7 @@ function spikenbLive(root, spec, ask, data) {
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const short = v => v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(0) : String(+v.toPrecision(3));
+  const short = v => v === 0 ? "0" : Math.abs(v) >= 1e5 || Math.abs(v) < 1e-3 ? v.toExponential(0) : String(+v.toPrecision(3));
 
   function range(panel, axis, result) {
     const fixed = panel[axis + "lim"];

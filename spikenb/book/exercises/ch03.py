@@ -36,7 +36,10 @@ def conditional_shares(function):
             continue
         if np.allclose(ours, right[::-1]):
             return False, "The two shares are in the other order: first the loss rises, given that λmax > 2/η."
-        return False, f"On random data it returns {ours}, not {right}. Divide by the count of what is given."
+        hint = "Divide by the count of what is given."
+        if np.allclose(ours[0], (rises & (lam[1:] > 40)).sum() / (lam[1:] > 40).sum()):
+            hint = "You took the sharpness at the end of each step; take it at the start, sharpness[:-1]."
+        return False, f"On random data it returns {ours}, not {right}. {hint}"
     return True, "Two shares that one match rate hides: they differ whenever one event is much rarer than the other."
 
 
@@ -53,4 +56,4 @@ def early_warning(function):
         if not 50 <= early <= 1000:
             when = f"{early:.0f} epochs before" if early >= 0 else f"{-early:.0f} epochs after"
             return False, f"For seed {seed} it rings {when} the loss starts to rise. Which line does λmax cross first?"
-    return True, "It rings at the crossing, a silent phase ahead. How often would it ring for nothing?"
+    return True, "It rings a silent phase ahead of the loss. How often would it ring for nothing in setting C?"
