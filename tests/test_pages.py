@@ -16,7 +16,7 @@ from conftest import CHAPTERS, ROOT
 
 from spikenb.book import claims
 
-PAGES = ["index", *(p.stem for p in CHAPTERS), "board", "errata", "glossary", "bibliography", "api"]
+PAGES = ["index", *(p.stem for p in CHAPTERS), "board", "errata", "run_it_all", "glossary", "bibliography", "api"]
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 
 
@@ -24,7 +24,7 @@ THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 def built(tmp_path_factory):
     """The book built from scratch from a copy of what a build reads, as the README's line builds it."""
     copy = tmp_path_factory.mktemp("book")
-    for part in ("_config.yml", "_toc.yml", "book", "assets"):
+    for part in ("_config.yml", "_toc.yml", "book", "assets", "results"):
         source = ROOT / part
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
     command = "from jupyter_book.cli.main import main; main()"
@@ -111,6 +111,7 @@ def test_the_board_lists_every_claim_once(html):
         if id in stored:
             path, data = stored[id]
             assert verdict.startswith(data["verdict"]) and data["ours"] in row.get_text()
+            assert "campaign, laptop:" in row.get_text() and "of 10 seeds" in row.get_text()
             assert row.a["href"] == f"{path.stem}.html#claim-{id}"
         else:
             assert verdict.startswith("not done yet") and not row.a

@@ -7,7 +7,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from . import claims
+from . import campaign, claims
 
 
 class _FromNotebooks(SphinxDirective):
@@ -32,28 +32,43 @@ class Board(_FromNotebooks):
     def run(self):
         self.env.note_dependency(str(Path(claims.__file__).with_name("claims.toml")))
         found = {row["id"]: (doc, row) for doc, path in self.notebooks() for row in claims.stored(path)}
-        titles = {int(doc.split("/")[1][:2]): doc for doc, _ in self.notebooks()}
+        store = Path(self.env.srcdir, "results")
+        for path in store.glob("*/*.json"):
+            self.env.note_dependency(str(path))
+        counted, failed = campaign.summary(store, [path for _, path in self.notebooks()])
         counts = Counter(row["verdict"] for _, row in found.values())
         summary = [f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]]
         total = len(claims.table())
         page = [f"<p><strong>{len(found)} of {total} claims settled</strong>: {', '.join(summary)}.</p>"]
         for letter, source in claims.SOURCES.items():
-            rows = [self.row(id, row, found.get(id), titles) for id, row in claims.table().items() if id[0] == letter]
+            rows = [
+                self.row(id, row, found.get(id), counted.get(id, {}))
+                for id, row in claims.table().items()
+                if id[0] == letter
+            ]
             head = "".join(f'<th scope="col">{t}</th>' for t in ("id", "claim", "source", "ours", "verdict"))
             page.append(
                 f'<h2 id="{letter}">{html.escape(source)}</h2><table class="spike-claims">'
                 f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
             )
+        if failed:
+            lines = "".join(
+                f"<li>{html.escape(name)}: <code>{html.escape(error)}</code>{'' if current else ' (stale)'}</li>"
+                for name, error, current in failed
+            )
+            page.append(f'<h2 id="failed">Jobs that failed</h2><ul class="spike-failed">{lines}</ul>')
         return self.raw("".join(page))
 
-    def row(self, id, row, settled, titles):
+    def row(self, id, row, settled, counted):
         claim = html.escape(f"{row['claim']} ({row['where']})")
         source = html.escape(row["source"] or "–")
         if settled:
             doc, data = settled
             name = self.link(doc, f"claim-{id}", id)
             note = f"<small>{html.escape(data['note'])}</small>" if data["note"] else ""
-            ours = html.escape(data["ours"])
+            ours = html.escape(data["ours"]) + "".join(
+                f"<small>{html.escape(over_seeds(scale, counts))}</small>" for scale, counts in counted.items()
+            )
             verdict = f"{data['verdict']} ({data['met']} of {data['runs']}){note}"
             mark = data["verdict"].replace(" ", "-")
         else:
@@ -65,6 +80,21 @@ class Board(_FromNotebooks):
             f'<td data-title="source">{source}</td><td data-title="ours">{ours}</td>'
             f'<td data-title="verdict" class="verdict-{mark}">{verdict}</td></tr>'
         )
+
+
+def over_seeds(scale, counts):
+    """One line on what a campaign found for a claim: the verdicts over seeds and the spread of the numbers."""
+    total = sum(counts["verdicts"].values())
+    parts = [f"{verdict} in {n} of {total} seeds" for verdict, n in counts["verdicts"].items()]
+    parts += [
+        f"{metric.replace('_', ' ')} {low:.3g}"
+        if low == high
+        else f"{metric.replace('_', ' ')} {low:.3g} to {high:.3g}"
+        for metric, (low, _, high) in counts["spread"].items()
+    ]
+    if counts["stale"]:
+        parts.append(f"{counts['stale']} stale results left out")
+    return f"campaign, {scale}: {'; '.join(parts)}"
 
 
 class Errata(_FromNotebooks):

@@ -1,0 +1,413 @@
+"""Campaigns: a chapter's own cells, run over seeds and scales, with every result kept.
+
+A job is a notebook, a seed, a scale and a device. Papermill runs it through the chapter's `parameters` cell, joblib
+spreads the jobs over processes, a Dask cluster or Ray, and each finished job is a small JSON file in the store.
+A file is current as long as its key is: a digest of the code cells, of the package's modules that they import
+(without docstrings), of the claims' criteria, of the parameters and of the data packs. The board reads the files.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import _checks
+from . import claims
+
+SCALES = ("laptop", "paper")
+BACKENDS = ("loky", "dask", "ray")
+VERSIONS = ("torch", "numpy", "scipy", "numba", "spikenb")
+
+
+class StoreError(OSError):
+    """The store cannot be written; what was in it is intact."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one notebook; `parameters` are what its `parameters` cell takes."""
+
+    notebook: Path
+    parameters: tuple
+
+    @property
+    def name(self):
+        """notebook/scale-seed…, the file in the store without its ending."""
+        values = dict(self.parameters)
+        extra = "".join(f"-{k}={v}" for k, v in values.items() if k not in ("SEED", "SCALE", "DEVICE"))
+        device = "" if values["DEVICE"] == "cpu" else f"-{values['DEVICE'].replace(':', '')}"
+        return f"{self.notebook.stem}/{values['SCALE']}-seed{values['SEED']}{device}{extra}"
+
+
+def jobs(notebooks, seeds, scale="laptop", device="cpu", **parameters):
+    """Every notebook with every seed, as a list of `Job`."""
+    _checks.choice("scale", scale, SCALES)
+    found = [Path(n) for n in notebooks]
+    for path in found:
+        if not path.is_file():
+            raise ValueError(f"notebooks: there is no {path}")
+    if not found or not list(seeds):
+        raise ValueError("notebooks and seeds must each hold one at least")
+    extra = tuple(sorted(parameters.items()))
+    return [Job(n, (("SEED", s), ("SCALE", scale), ("DEVICE", device), *extra)) for n in found for s in seeds]
+
+
+# ---- what a result depends on ----
+
+
+def key(job):
+    """The digest of everything that the job's result depends on, 64 hexadecimal digits."""
+    cells = json.loads(job.notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    trees = [_parse(source) for source in code]
+    parts = [_plain(tree) for tree in trees]
+    parts += [f"{name} {_plain(_parse(path.read_text('utf-8')))}" for name, path in sorted(_modules(trees).items())]
+    for id, row in claims.table().items():
+        if any(f'"{id}"' in source for source in code):
+            parts.append(json.dumps([id, row.get("tests"), row.get("part"), row.get("count")], sort_keys=True))
+    parts += [json.dumps(job.parameters), json.dumps(_packs(code))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _parse(source):
+    return ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))
+
+
+def _plain(tree):
+    """A tree as text, without docstrings, comments, layout and line numbers."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(getattr(body[0], "value", None), ast.Constant) and isinstance(body[0].value.value, str):
+                node.body = body[1:]
+    return ast.dump(tree)
+
+
+def _modules(trees):
+    """The package's modules that the trees import, and those that these import: {name: path}."""
+    found, waiting = {}, [(tree, "") for tree in trees]
+    while waiting:
+        tree, package = waiting.pop()
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
+                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            for name in names:
+                path = _source(name)
+                if path and name not in found:
+                    found[name] = path
+                    inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
+                    waiting.append((_parse(path.read_text("utf-8")), inside))
+    return found
+
+
+def _source(name):
+    """The file of a module of this package, or None."""
+    root = Path(__file__).resolve().parent.parent
+    if name.split(".")[0] != root.name:
+        return None
+    path = root.joinpath(*name.split(".")[1:])
+    return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
+
+
+def _packs(code):
+    """The data packs that the code names, each with its digest, or None where it is not at hand."""
+    names = sorted(set(re.findall(r"""data\.load\(\s*["'](\w+)""", "\n".join(code))))
+    folder = os.environ.get("SPIKENB_DATA")
+    paths = {name: Path(folder or "", f"{name}.npz") for name in names}
+    return {n: hashlib.sha256(p.read_bytes()).hexdigest() if folder and p.is_file() else None for n, p in paths.items()}
+
+
+# ---- the store ----
+
+
+def read(store, name):
+    """A job's stored result, or None if there is none that can be read."""
+    try:
+        return json.loads(Path(store, f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write(store, name, result):
+    """Write a result in one move: the file is there whole, or not at all."""
+    path, temporary = Path(store, f"{name}.json"), None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
+            temporary = Path(file.name)
+            file.write(json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"store {store} cannot be written ({error.strerror or error}); its results are intact"
+        ) from error
+
+
+def state(store, job):
+    """ "done", "failed", "stale" or "missing"."""
+    result = read(store, job.name)
+    if result is None:
+        return "missing"
+    return result["status"] if result["key"] == key(job) else "stale"
+
+
+# ---- running ----
+
+
+def run_job(job, wanted, threads=1):
+    """Run one job in this process's own kernel; its result as JSON has it. An error in the notebook is a result too."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    held = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)
+    )
+    os.environ.update(held)
+    result = {"key": wanted, "notebook": job.notebook.name, "parameters": dict(job.parameters), "status": "done"}
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "executed.ipynb")
+        options = dict(kernel_name="python3", cwd=folder, progress_bar=False, log_output=False)
+        try:
+            papermill.execute_notebook(str(job.notebook.resolve()), str(output), dict(job.parameters), **options)
+        except PapermillExecutionError as error:
+            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+            result |= {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
+        except Exception as error:  # the kernel died, or would not start
+            result |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": ""}
+        if result["status"] == "done":
+            raw = claims.metrics(output)
+            result["claims"] = [row | raw[row["id"]] for row in claims.stored(output)]
+    result["seconds"] = round(time.monotonic() - start, 1)
+    result["versions"] = {"python": platform.python_version()} | {n: v for n in VERSIONS if (v := _version(n))}
+    result["data"] = _packs(["".join(c["source"]) for c in json.loads(job.notebook.read_text("utf-8"))["cells"]])
+    return result
+
+
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def run(todo, store, workers=None, backend="loky", scheduler=None, progress=True):
+    """Run what is missing or stale of a list of jobs, and write each result as it comes.
+
+    Parameters
+    ----------
+    todo : list of Job
+    store : path
+    workers : int, optional
+        How many jobs at once; as many as there are cores. Each gets its share of the cores as threads.
+    backend : {"loky", "dask", "ray"}
+        joblib's own. "dask" and "ray" take the address of a running cluster in `scheduler`.
+
+    Returns
+    -------
+    dict from each state to the number of jobs that are in it at the end.
+
+    A worker that is killed does not end the campaign: the jobs it had are given out again. After three such
+    deaths without a result in between, RuntimeError.
+    """
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    _checks.choice("backend", backend, BACKENDS)
+    cores = os.cpu_count() or 1
+    workers = _checks.count("workers", workers or cores)
+    _check_writable(store)
+    keys = {job: key(job) for job in todo}
+    deaths = 0
+    with tqdm(total=len(todo), desc="campaign", unit="job", disable=not progress) as bar, _client(backend, scheduler):
+        while open_jobs := [job for job in todo if not _finished(store, job, keys[job])]:
+            bar.update(len(todo) - len(open_jobs) - bar.n)
+            try:
+                with parallel_config(backend=backend, n_jobs=workers):
+                    calls = (delayed(_named)(job, keys[job], max(1, cores // workers)) for job in open_jobs)
+                    for name, result in Parallel(return_as="generator_unordered")(calls):
+                        write(store, name, result)
+                        deaths = 0
+                        bar.update()
+                break
+            except TerminatedWorkerError:
+                deaths += 1
+                if deaths == 3:
+                    raise RuntimeError("three workers died without a result in between; is memory short?") from None
+    states = [state(store, job) for job in todo]
+    return {name: states.count(name) for name in ("done", "failed", "stale", "missing")}
+
+
+def _named(job, wanted, threads):
+    return job.name, run_job(job, wanted, threads)
+
+
+def _finished(store, job, wanted):
+    result = read(store, job.name)
+    return bool(result) and result["status"] == "done" and result["key"] == wanted
+
+
+def _client(backend, scheduler):
+    """What joblib needs to know of a running cluster."""
+    if backend == "dask":
+        from dask.distributed import Client
+
+        return Client(scheduler)
+    if backend == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        ray.init(address=scheduler, ignore_reinit_error=True)
+        register_ray()
+    return nullcontext()
+
+
+def _check_writable(store):
+    try:
+        Path(store).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        raise StoreError(f"store {store} cannot be written ({error.strerror or error})") from error
+
+
+# ---- what the board shows ----
+
+
+def summary(store, notebooks):
+    """What the store says of each claim, and which jobs failed.
+
+    Returns ({id: {scale: row}}, [(job name, error, current)]). A row has `verdicts`, {verdict: count} over the
+    current results; `spread`, {metric: (least, median, most)} over their first runs; and `stale`, how many results
+    are out of date and left out.
+    """
+    found, failed = {}, []
+    for notebook in map(Path, notebooks):
+        for path in sorted(Path(store, notebook.stem).glob("*.json")):
+            result = read(store, f"{notebook.stem}/{path.stem}")
+            if result is None:
+                continue
+            current = result["key"] == key(Job(notebook, tuple(_ordered(result["parameters"]))))
+            if result["status"] == "failed":
+                failed.append((f"{notebook.stem}/{path.stem}", result["error"], current))
+                continue
+            for claim in result["claims"]:
+                scale = result["parameters"]["SCALE"]
+                row = found.setdefault(claim["id"], {}).setdefault(scale, {"verdicts": {}, "stale": 0, "first": []})
+                if not current:
+                    row["stale"] += 1
+                    continue
+                row["verdicts"][claim["verdict"]] = row["verdicts"].get(claim["verdict"], 0) + 1
+                row["first"].append(claim["measured"][0])
+    for scales in found.values():
+        for row in scales.values():
+            firsts = row.pop("first")
+            columns = {m: [f[m] for f in firsts if f.get(m) is not None] for m in (firsts[0] if firsts else ())}
+            row["spread"] = {m: tuple(np.quantile(v, [0, 0.5, 1]).tolist()) for m, v in columns.items() if v}
+    return found, failed
+
+
+def _ordered(parameters):
+    first = [(name, parameters[name]) for name in ("SEED", "SCALE", "DEVICE")]
+    return [*first, *sorted((k, v) for k, v in parameters.items() if k not in ("SEED", "SCALE", "DEVICE"))]
+
+
+# ---- the command ----
+
+
+def seeds_of(text):
+    """The seeds of a text like "0-9" or "0,3,7-9", as a list."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(f"seeds must look like 0-9 or 0,3,7-9, not {text!r}")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def parser():
+    """The command line of `spikenb`."""
+    top = argparse.ArgumentParser(prog="spikenb", description="The tools of the book on why training losses spike.")
+    command = top.add_subparsers(dest="command", required=True).add_parser(
+        "campaign", help="run chapters over seeds and keep every result"
+    )
+    command.add_argument("notebooks", nargs="*", type=Path, help="notebooks; all chapters in book/ if none is named")
+    command.add_argument(
+        "--only", nargs="+", default=[], metavar="NN", help="only chapters that start so: --only 01 03"
+    )
+    command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,7-9")
+    command.add_argument("--scale", default="laptop", choices=SCALES)
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="further parameters of the notebooks"
+    )
+    command.add_argument("--store", default="results", type=Path, help="the folder of results")
+    command.add_argument("--workers", type=int, help="jobs at once; as many as there are cores")
+    command.add_argument("--backend", default="loky", choices=BACKENDS, help="joblib's backend")
+    command.add_argument("--scheduler", help="address of a running Dask or Ray cluster")
+    command.add_argument("--dry-run", action="store_true", help="list the jobs and their states, and run nothing")
+    return top
+
+
+def main(arguments=None):
+    """The console command `spikenb`; its exit status is 0 if every job is done, 1 if one failed, 2 for bad input."""
+    options = parser().parse_args(arguments)
+    try:
+        chosen = options.notebooks or sorted(Path("book").glob("[0-9]*.ipynb"))
+        if options.only:
+            chosen = [n for n in chosen if n.stem.startswith(tuple(options.only))]
+        extra = dict(_pair(text) for text in options.set)
+        todo = jobs(chosen, seeds_of(options.seeds), options.scale, options.device, **extra)
+        if options.dry_run:
+            for job in todo:
+                print(f"{state(options.store, job):8} {job.name}")
+            return 0
+        counts = run(todo, options.store, options.workers, options.backend, options.scheduler)
+    except KeyboardInterrupt:
+        print("interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except (ValueError, StoreError, RuntimeError) as error:
+        print(f"spikenb campaign: {error}", file=sys.stderr)
+        return 2
+    for job in todo:
+        if state(options.store, job) == "failed":
+            print(f"failed: {job.name}: {read(options.store, job.name)['error']}", file=sys.stderr)
+    print(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    return int(counts["done"] < len(todo))
+
+
+def _pair(text):
+    """A parameter's name and value of a text like WIDTH=40; what is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise ValueError(f"set must look like NAME=VALUE, not {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
