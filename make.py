@@ -24,6 +24,16 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 INDEX = ROOT / "_build/html/index.html"
 
 
+EXECUTE = """
+import sys, nbformat, nbclient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": "book"}})
+client.comm_open_handlers.clear()  # nbclient can hang on the output of widgets, which no page shows
+client.execute()
+nbformat.write(notebook, sys.argv[1])
+"""
+
+
 def environment():
     """Make .venv, or bring it up to date if what it is made from has changed since."""
     if sys.version_info < (3, 11):  # noqa: UP036, an old Python must be told
@@ -68,7 +78,7 @@ def notebooks(arguments):
     for page in pages:
         target = page.with_suffix(".ipynb")
         run("-m", "jupytext", "--quiet", "--to", "ipynb", "--output", str(target), str(page))
-        run("-m", "jupyter", "execute", "--timeout=300", "--inplace", str(target))
+        run("-c", EXECUTE, str(target))
         target.write_text(settled(target.read_text(encoding="utf-8")), encoding="utf-8")
     (ROOT / "assets/spike.png").write_bytes(first_figure(ROOT / "book/02_slas_toy.ipynb"))
 
@@ -88,8 +98,8 @@ def settled(text):
         cell["id"] = f"cell-{number}"
         cell["metadata"].pop("execution", None)
         if cell["cell_type"] == "code":
-            kept = []
-            for output in cell["outputs"]:
+            kept, live = [], "remove-output" in cell["metadata"].get("tags", ())
+            for output in [] if live else cell["outputs"]:
                 if output.get("name") == "stderr" or any("widget" in kind for kind in output.get("data", ())):
                     continue
                 if kept and output.get("name") == kept[-1].get("name") == "stdout":

@@ -183,6 +183,18 @@ def test_a_killed_campaign_goes_on_where_it_was(tiny):
     assert not list(tiny.store.rglob("*.part"))
 
 
+def test_a_kernel_that_dies_or_hangs_is_tried_once_more(tiny):
+    marker = tiny.folder / "once"
+    once = f"import os, pathlib, time\nmark = pathlib.Path({str(marker)!r})\nfirst = not mark.exists()\nmark.touch()\n"
+    for name, trouble in (("01_dies", "if first: os._exit(1)"), ("02_hangs", "if first: time.sleep(60)")):
+        marker.unlink(missing_ok=True)
+        (job,) = campaign.jobs([tiny.notebook(name, once + trouble)], [0])
+        assert campaign.run_job(job, "key", timeout=4)["status"] == "done"
+    (job,) = campaign.jobs([tiny.notebook("03_always", "import time; time.sleep(60)")], [0])
+    result = campaign.run_job(job, "key", timeout=2)
+    assert result["status"] == "failed" and "Timeout" in result["error"]
+
+
 def test_two_campaigns_share_a_store(tiny):
     path = tiny.notebook("01_a")
     command = [sys.executable, "-m", "spikenb.book.campaign", "campaign", str(path), "--store", str(tiny.store)]
@@ -226,7 +238,7 @@ def test_a_store_that_cannot_be_written_is_told(tiny, capsys, monkeypatch):
     [
         (["--seeds", "9-0"], "seeds must look like"),
         (["--seeds", "one"], "seeds must look like"),
-        (["nowhere.ipynb"], "notebooks: there is no nowhere.ipynb"),
+        (["nowhere.ipynb"], "nowhere.ipynb"),
         (["--only", "77"], "notebooks and seeds"),
         (["--set", "WIDTH"], "set must look like NAME=VALUE"),
     ],

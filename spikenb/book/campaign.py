@@ -56,7 +56,7 @@ class Job:
 def jobs(notebooks, seeds, scale="laptop", device="cpu", **parameters):
     """Every notebook with every seed, as a list of `Job`."""
     _checks.choice("scale", scale, SCALES)
-    found = [Path(n) for n in notebooks]
+    found = [Path(n).resolve() for n in notebooks]  # a worker may stand in another folder
     for path in found:
         if not path.is_file():
             raise ValueError(f"notebooks: there is no {path}")
@@ -175,34 +175,52 @@ def state(store, job):
 # ---- running ----
 
 
-def run_job(job, wanted, threads=1):
-    """Run one job in this process's own kernel; its result as JSON has it. An error in the notebook is a result too."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+def run_job(job, wanted, threads=1, timeout=600):
+    """Run one job in a kernel of its own; its result as JSON has it. An error in the notebook is a result too.
 
+    A kernel that dies, or does not answer for `timeout` seconds in one cell, is tried once more: now and then a
+    kernel's answer is lost, and waiting for it would hold the campaign for ever.
+    """
     held = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)
     )
     os.environ.update(held)
     result = {"key": wanted, "notebook": job.notebook.name, "parameters": dict(job.parameters), "status": "done"}
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "executed.ipynb")
-        options = dict(kernel_name="python3", cwd=folder, progress_bar=False, log_output=False)
-        try:
-            papermill.execute_notebook(str(job.notebook.resolve()), str(output), dict(job.parameters), **options)
-        except PapermillExecutionError as error:
-            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-            result |= {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
-        except Exception as error:  # the kernel died, or would not start
-            result |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": ""}
-        if result["status"] == "done":
-            raw = claims.metrics(output)
-            result["claims"] = [row | raw[row["id"]] for row in claims.stored(output)]
+    result |= _execute(job, timeout, last=False) or _execute(job, timeout, last=True)
     result["seconds"] = round(time.monotonic() - start, 1)
     result["versions"] = {"python": platform.python_version()} | {n: v for n in VERSIONS if (v := _version(n))}
     result["data"] = _packs(["".join(c["source"]) for c in json.loads(job.notebook.read_text("utf-8"))["cells"]])
     return result
+
+
+def _execute(job, timeout, last):
+    """The claims of one execution, or its error; None if it is worth another try."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    # sockets of files, where there are any: two kernels that start at once cannot take the same port
+    transport = Config() if os.name == "nt" else Config({"KernelManager": {"transport": "ipc"}})
+    # a cell for the reader at the controls computes nothing, and nbclient can hang on its widget's output
+    notebook = json.loads(job.notebook.read_text(encoding="utf-8"))
+    notebook["cells"] = [c for c in notebook["cells"] if "remove-output" not in c["metadata"].get("tags", ())]
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder, "source.ipynb"), Path(folder, "executed.ipynb")
+        source.write_text(json.dumps(notebook), encoding="utf-8")
+        options = dict(kernel_name="python3", cwd=folder, progress_bar=False, log_output=False)
+        options |= dict(config=transport, start_timeout=120, execution_timeout=timeout)
+        try:
+            papermill.execute_notebook(str(source), str(output), dict(job.parameters), **options)
+        except PapermillExecutionError as error:
+            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+            return {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
+        except Exception as error:  # the kernel died, did not answer, or would not start
+            first_line = (str(error).splitlines() or [""])[0]
+            failed = {"status": "failed", "error": f"{type(error).__name__}: {first_line}", "traceback": str(error)}
+            return failed if last else None
+        raw = claims.metrics(output)
+        return {"claims": [row | raw[row["id"]] for row in claims.stored(output)]}
 
 
 def _version(name):
@@ -212,7 +230,7 @@ def _version(name):
         return None
 
 
-def run(todo, store, workers=None, backend="loky", scheduler=None, progress=True):
+def run(todo, store, workers=None, backend="loky", scheduler=None, timeout=600, progress=True):
     """Run what is missing or stale of a list of jobs, and write each result as it comes.
 
     Parameters
@@ -223,6 +241,9 @@ def run(todo, store, workers=None, backend="loky", scheduler=None, progress=True
         How many jobs at once; as many as there are cores. Each gets its share of the cores as threads.
     backend : {"loky", "dask", "ray"}
         joblib's own. "dask" and "ray" take the address of a running cluster in `scheduler`.
+
+    timeout : float
+        Seconds that one cell may take.
 
     Returns
     -------
@@ -245,7 +266,7 @@ def run(todo, store, workers=None, backend="loky", scheduler=None, progress=True
             bar.update(len(todo) - len(open_jobs) - bar.n)
             try:
                 with parallel_config(backend=backend, n_jobs=workers):
-                    calls = (delayed(_named)(job, keys[job], max(1, cores // workers)) for job in open_jobs)
+                    calls = (delayed(_named)(job, keys[job], max(1, cores // workers), timeout) for job in open_jobs)
                     for name, result in Parallel(return_as="generator_unordered")(calls):
                         write(store, name, result)
                         deaths = 0
@@ -259,8 +280,8 @@ def run(todo, store, workers=None, backend="loky", scheduler=None, progress=True
     return {name: states.count(name) for name in ("done", "failed", "stale", "missing")}
 
 
-def _named(job, wanted, threads):
-    return job.name, run_job(job, wanted, threads)
+def _named(job, *how):
+    return job.name, run_job(job, *how)
 
 
 def _finished(store, job, wanted):
@@ -365,6 +386,7 @@ def parser():
     )
     command.add_argument("--store", default="results", type=Path, help="the folder of results")
     command.add_argument("--workers", type=int, help="jobs at once; as many as there are cores")
+    command.add_argument("--timeout", type=float, default=600, help="seconds that one cell may take (600)")
     command.add_argument("--backend", default="loky", choices=BACKENDS, help="joblib's backend")
     command.add_argument("--scheduler", help="address of a running Dask or Ray cluster")
     command.add_argument("--dry-run", action="store_true", help="list the jobs and their states, and run nothing")
@@ -384,7 +406,8 @@ def main(arguments=None):
             for job in todo:
                 print(f"{state(options.store, job):8} {job.name}")
             return 0
-        counts = run(todo, options.store, options.workers, options.backend, options.scheduler)
+        how = options.workers, options.backend, options.scheduler, options.timeout
+        counts = run(todo, options.store, *how)
     except KeyboardInterrupt:
         print("interrupted; what was done is kept, and the same command goes on from there", file=sys.stderr)
         return 130
