@@ -36,9 +36,9 @@ class Board(_FromNotebooks):
         self.env.note_reread()  # results come and go
         counted, failed = campaign.summary(store, [path for _, path in self.notebooks()])
         counts = Counter(row["verdict"] for _, row in found.values())
-        summary = [f"{counts[v]} {v}" for v in claims.VERDICTS if counts[v]]
+        summary = [f"{v}: {counts[v]}" for v in claims.VERDICTS if counts[v]]
         total = len(claims.table())
-        page = [f"<p><strong>{len(found)} of {total} claims settled</strong>: {', '.join(summary)}.</p>"]
+        page = [f"<p><strong>{len(found)} of {total} claims settled</strong>; {', '.join(summary)}.</p>"]
         for letter, source in claims.SOURCES.items():
             rows = [
                 self.row(id, row, found.get(id), counted.get(id, {}))
@@ -65,6 +65,9 @@ class Board(_FromNotebooks):
             doc, data = settled
             name = self.link(doc, f"claim-{id}", id)
             note = f"<small>{html.escape(data['note'])}</small>" if data["note"] else ""
+            judged = {test["metric"] for test in row["tests"]}
+            for counts in counted.values():  # the criterion's own metrics are enough here
+                counts["spread"] = {m: v for m, v in counts["spread"].items() if m in judged}
             ours = html.escape(data["ours"]) + "".join(
                 f"<small>{html.escape(over_seeds(scale, counts))}</small>" for scale, counts in counted.items()
             )
