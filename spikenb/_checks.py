@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import os
 
 import numpy as np
 import torch
@@ -55,3 +56,13 @@ def tensor(name, value, dtype=torch.float64):
     if not torch.isfinite(value).all():
         raise ValueError(f"{name} has NaN or infinite entries; remove them first")
     return value.detach()
+
+
+def fits(name, size, advice):
+    """MemoryError unless the machine has `size` bytes free (where it can be asked)."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    if size > free:
+        raise MemoryError(f"{name} needs {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: {advice}")

@@ -1,6 +1,12 @@
-"""Training sets: the sources' one-dimensional target functions on a grid."""
+"""Training sets: the sources' one-dimensional target functions on a grid, polynomials on normal inputs, and images."""
+
+import math
+import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from . import _checks
 
@@ -36,3 +42,166 @@ def grid(target, low, high, n):
         raise ValueError(f"low must be below high, not {low} and {high}")
     x = np.linspace(low, high, _checks.count("n", n, 2))
     return x, _checks.array("target(x)", target(x), 1)
+
+
+class Polynomial:
+    """A polynomial in x_1, …, x_d: {((variable, power), …): coefficient}, the empty key for the constant.
+
+    Calling it on x of shape (n, d) gives its values, (n,); `gradient(d)` its derivatives, as polynomials, and
+    `expectation()` its mean over independent standard normal variables.
+    """
+
+    def __init__(self, terms):
+        self.terms = {key: c for key, c in terms.items() if c}
+
+    def __bool__(self):
+        return bool(self.terms)
+
+    def __call__(self, x):
+        total = 0
+        for key, c in self.terms.items():
+            product = c
+            for variable, power in key:
+                product = product * x[:, variable] ** power
+            total = total + product
+        return total + 0 * x[:, 0]
+
+    def __mul__(self, other):
+        terms = {}
+        for first, a in self.terms.items():
+            for second, b in other.terms.items():
+                powers = dict(first)
+                for variable, power in second:
+                    powers[variable] = powers.get(variable, 0) + power
+                key = tuple(sorted(powers.items()))
+                terms[key] = terms.get(key, 0) + a * b
+        return Polynomial(terms)
+
+    def gradient(self, d):
+        """∂/∂x_1, …, ∂/∂x_d, a list of polynomials."""
+        parts = [{} for _ in range(d)]
+        for key, c in self.terms.items():
+            for variable, power in key:
+                if variable >= d:
+                    raise ValueError(f"d must be at least {variable + 1} for this polynomial, not {d}")
+                rest = tuple((v, p - (v == variable)) for v, p in key if p > (v == variable))
+                parts[variable][rest] = parts[variable].get(rest, 0) + c * power
+        return [Polynomial(terms) for terms in parts]
+
+    def expectation(self):
+        """E over x ~ N(0, I): the moments of a standard normal variable are (m - 1)!! for even m, else 0."""
+        moments = ((c, [0 if p % 2 else math.prod(range(1, p, 2)) for _, p in key]) for key, c in self.terms.items())
+        return float(sum(c * math.prod(factors) for c, factors in moments))
+
+
+LOW_RANK = {
+    "rank-2": Polynomial({((0, 1), (1, 1)): 1}),
+    "rank-3": Polynomial({((0, 1), (1, 1)): 1}) * Polynomial({((i, 1),): 1 for i in range(10)}),
+    "rank-4": Polynomial({tuple((i, 1) for i in range(j)): 1 for j in range(1, 5)}),
+}
+"""The targets of *Catapults in SGD*: x₁x₂, x₁x₂(x₁ + … + x₁₀), and x₁ + x₁x₂ + x₁x₂x₃ + x₁x₂x₃x₄."""
+
+
+def gaussian(target, n, d, noise=0.1, seed=0):
+    """n points x ~ N(0, I_d) and y = f*(x) + ε, ε ~ N(0, noise²): the synthetic tasks of *Catapults in SGD*.
+
+    Parameters
+    ----------
+    target : {"rank-2", "rank-3", "rank-4", "full rank"} or callable
+        A name in `LOW_RANK`, f* = ‖x‖/√d, or a function of a tensor of shape (n, d).
+    n, d : int
+    noise : float
+    seed : int
+
+    Returns
+    -------
+    x, y : tensors, float64, shapes (n, d) and (n,).
+    """
+    n, d = _checks.count("n", n), _checks.count("d", d)
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.standard_normal((n, d)))
+    if isinstance(target, str):
+        if _checks.choice("target", target, (*LOW_RANK, "full rank")) == "full rank":
+            target = lambda x: x.norm(dim=1) / d**0.5  # noqa: E731
+        else:
+            LOW_RANK[target].gradient(d)  # refuses a d that is too small
+            target = LOW_RANK[target]
+    return x, target(x) + noise * torch.from_numpy(rng.standard_normal(n))
+
+
+SETS = ("digits", "cifar10", "fashion_mnist", "usps")
+
+
+def available(name):
+    """Whether `load(name)` has its data at hand: always for "digits", else where `$SPIKENB_DATA` holds the pack."""
+    return _checks.choice("name", name, SETS) == "digits" or _pack(name).is_file()
+
+
+def load(name, n=None, classes=None, split="train"):
+    """Real images.
+
+    Parameters
+    ----------
+    name : {"digits", "cifar10", "fashion_mnist", "usps"}
+        "digits" are scikit-learn's 1,797 images of 8×8 pixels, its last 297 the test split. The others are
+        read from the pack `$SPIKENB_DATA/<name>.npz`: x_train, x_test (uint8, (n, h, w) or (n, h, w, c)),
+        y_train, y_test.
+    n : int, optional
+        The first n images, after the choice of classes; all unless given.
+    classes : list of int, optional
+        Keep these classes alone, numbered 0, 1, … in the order given.
+    split : {"train", "test"}
+
+    Returns
+    -------
+    x : tensor, float32, shape (n, channels, height, width), between 0 and 1.
+    y : tensor, int64, shape (n,).
+
+    Raises FileNotFoundError that says how to get the pack, ValueError for a file that is no pack, a class
+    that is not in it, or more images than there are. Nothing is unpickled.
+    """
+    _checks.choice("name", name, SETS)
+    _checks.choice("split", split, ("train", "test"))
+    x, y = _digits(split) if name == "digits" else _read(name, split)
+    if classes is not None:
+        missing = sorted(set(classes) - set(y.tolist()))
+        if missing:
+            raise ValueError(f"classes names {missing}, which {name} has not; it has {sorted(set(y.tolist()))}")
+        number = {c: i for i, c in enumerate(classes)}
+        keep = np.isin(y, list(number))
+        x, y = x[keep], np.array([number[c] for c in y[keep].tolist()])
+    if n is not None and _checks.count("n", n) > len(y):
+        raise ValueError(f"n must be at most {len(y)}, the images that {name} ({split}) has, not {n}")
+    return torch.from_numpy(np.ascontiguousarray(x[:n])), torch.from_numpy(y[:n].astype(np.int64))
+
+
+def _digits(split):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    part = slice(0, 1500) if split == "train" else slice(1500, None)
+    return (digits.images[part, None] / 16).astype(np.float32), digits.target[part]
+
+
+def _pack(name):
+    return Path(os.environ.get("SPIKENB_DATA", "")) / f"{name}.npz"
+
+
+def _read(name, split):
+    path = _pack(name)
+    if not os.environ.get("SPIKENB_DATA") or not path.is_file():
+        raise FileNotFoundError(
+            f"{name} is not here: set SPIKENB_DATA to a folder that holds {name}.npz with x_train, y_train, x_test and "
+            'y_test (uint8 images), or use "digits", which needs no file'
+        )
+    try:
+        with np.load(path, allow_pickle=False) as pack:
+            x, y = pack[f"x_{split}"], pack[f"y_{split}"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} in SPIKENB_DATA is no pack of images ({error}); get it again") from None
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y):
+        raise ValueError(
+            f"{path.name} in SPIKENB_DATA is no pack of images: {x.dtype} of shape {x.shape}; get it again"
+        )
+    x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+    return x.astype(np.float32) / 255, y
