@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Build, test and edit the book; every command first makes its own environment in .venv.
+"""Build, test and edit the book; every command first makes its own environment, benchmark in folders of its own.
 
 python3 make.py book              build the pages and open them
 python3 make.py test              run all tests
-python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md
+python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md;
+                                  one that shows a data pack is left alone where the pack is missing
+python3 make.py benchmark         run the package beside its peers (about an hour; --only agop for a part)
 """
 
 import argparse
@@ -11,6 +13,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +22,7 @@ import webbrowser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+VENV, PEERS, NEURAL_TANGENTS = ROOT / ".venv", ROOT / ".venv-peers", ROOT / ".venv-neural-tangents"
 INDEX = ROOT / "_build/html/index.html"
 
 
@@ -36,27 +38,48 @@ nbformat.write(notebook, sys.argv[1])
 
 def environment():
     """Make .venv, or bring it up to date if what it is made from has changed since."""
+    environment_in(VENV, ["requirements.txt", "pyproject.toml"], [["-r", "requirements.txt"]])
+
+
+def environment_in(folder, sources, wanted):
+    """Make the environment, or bring it up to date if `sources` have changed since: one pip installation a list in
+    `wanted`. The first must succeed; the others may fail, are reported, and are tried again next time."""
     if sys.version_info < (3, 11):  # noqa: UP036, an old Python must be told
         sys.exit(f"The book needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
-    sources = [ROOT / "requirements.txt", ROOT / "pyproject.toml"]
-    stamp, state = VENV / "made-from", hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()
+    stamp = folder / "made-from"
+    state = hashlib.sha256(b"".join((ROOT / source).read_bytes() for source in sources)).hexdigest()
     if stamp.exists() and stamp.read_text() == state:
         return
-    print("Setting up .venv: a few minutes, once.", flush=True)
-    if not PYTHON.exists():
-        shutil.rmtree(VENV, ignore_errors=True)  # one that broke off half-way
+    print(f"Setting up {folder.name}: a few minutes, once.", flush=True)
+    if not python_of(folder).exists():
+        shutil.rmtree(folder, ignore_errors=True)  # one that broke off half-way
         try:
-            venv.create(VENV, with_pip=True)
+            venv.create(folder, with_pip=True)
         except subprocess.CalledProcessError:
             sys.exit("Python's venv module is incomplete here; on Debian and Ubuntu: apt install python3-venv")
-    run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt")
-    stamp.write_text(state)
+    failed = [names for names in wanted if pip(folder, names)]
+    for names in failed:
+        print(f"Could not be installed: {' '.join(names)}", flush=True)
+    if wanted[0] in failed:
+        sys.exit(1)
+    if not failed:
+        stamp.write_text(state)
 
 
-def run(*arguments):
+def python_of(folder):
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def pip(folder, names):
+    options = ["--quiet", "--disable-pip-version-check"]
+    return subprocess.run([python_of(folder), "-m", "pip", "install", *options, *names], cwd=ROOT).returncode
+
+
+def run(*arguments, folder=VENV):
     """Run the environment's Python on these arguments, in the repository; leave with its code if it fails."""
-    path = f"{PYTHON.parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = subprocess.run([PYTHON, *arguments], cwd=ROOT, env={**os.environ, "PATH": path}).returncode
+    python = python_of(folder)
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = subprocess.run([python, *arguments], cwd=ROOT, env={**os.environ, "PATH": path}).returncode
     if code:
         sys.exit(code)
 
@@ -77,10 +100,43 @@ def notebooks(arguments):
     pages = [Path(p).resolve() for p in arguments.rest] or sorted(ROOT.glob("book/[0-9]*.md"))
     for page in pages:
         target = page.with_suffix(".ipynb")
+        if target.exists() and (packs := missing_packs(page.read_text(encoding="utf-8"))):
+            print(f"{target.name} is left as it is: its outputs are those of {', '.join(packs)}, and SPIKENB_DATA "
+                  f"names no folder that holds {', '.join(f'{name}.npz' for name in packs)}.")  # fmt: skip
+            continue
         run("-m", "jupytext", "--quiet", "--to", "ipynb", "--output", str(target), str(page))
         run("-c", EXECUTE, str(target))
         target.write_text(settled(target.read_text(encoding="utf-8")), encoding="utf-8")
     (ROOT / "assets/spike.png").write_bytes(first_figure(ROOT / "book/02_slas_toy.ipynb"))
+
+
+def benchmark(arguments):
+    """The peers one by one, so that one that cannot be installed leaves the others; the oldest by itself."""
+    torch = next(line for line in lines("requirements.txt") if line.startswith("torch=="))
+    sources = ["requirements.txt", "benchmarks/requirements-peers.txt", "pyproject.toml"]
+    peers = [[line, torch] for line in lines("benchmarks/requirements-peers.txt")]
+    environment_in(PEERS, sources, [[torch, "-e", ".[fast]"], *peers])
+    older = "benchmarks/requirements-neural-tangents.txt"
+    environment_in(NEURAL_TANGENTS, [older], [["pip"], ["-r", older]])
+    if not arguments.rest:
+        run("benchmarks/two_layer.py", folder=PEERS)
+    run("benchmarks/core.py", "--neural-tangents", str(python_of(NEURAL_TANGENTS)), *arguments.rest, folder=PEERS)
+
+
+def lines(name):
+    """A requirements file's requirements."""
+    found = (line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    return [line for line in found if line]
+
+
+def missing_packs(text):
+    """The data packs that a chapter loads by name and that are not in $SPIKENB_DATA, in order.
+
+    Without them its cells run on other data; what is stored of a run with them must not be overwritten so.
+    """
+    named = set(re.findall(r"""data\.load\(\s*["'](\w+)""", text)) - {"digits"}
+    folder = os.environ.get("SPIKENB_DATA")
+    return sorted(name for name in named if not (folder and Path(folder, f"{name}.npz").is_file()))
 
 
 def first_figure(notebook):
@@ -112,11 +168,12 @@ def settled(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["book", "test", "notebooks"])
+    parser.add_argument("command", choices=["book", "test", "notebooks", "benchmark"])
     parser.add_argument("--no-open", action="store_true", help="build the book without opening it")
     arguments, arguments.rest = parser.parse_known_args()
-    environment()
-    {"book": book, "test": test, "notebooks": notebooks}[arguments.command](arguments)
+    if arguments.command != "benchmark":
+        environment()
+    {"book": book, "test": test, "notebooks": notebooks, "benchmark": benchmark}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

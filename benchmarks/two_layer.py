@@ -1,10 +1,11 @@
 """Gradient descent on a two-layer tanh net: spikenb beside its peers, on the same work, single-threaded.
 
-    pip install -r benchmarks/requirements-peers.txt
-    python benchmarks/two_layer.py
+    python3 make.py benchmark        makes the peers' environment, then runs this and core.py
+    python benchmarks/two_layer.py   in an environment with requirements-peers.txt
 
 Every contestant records the loss of each step, in float64. Answers are compared before anything is timed; times
 are CPU time, the best of a few repeats, peers interleaved. A peer that is not installed is reported as such.
+The table is kept in results/benchmarks/two_layer.json.
 """
 
 import os
@@ -14,6 +15,7 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", XLA_FLAGS="--xla_cpu
 import argparse
 import time
 
+import contest
 import numpy as np
 import torch
 
@@ -110,15 +112,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    ready, reference = {}, module_and_sgd(1000)
+    ready, rows, reference = {}, {}, module_and_sgd(1000)
     for name, (build, steps) in PEERS.items():
         try:
             contestant = build()
             error = np.abs(contestant(1000) - reference).max() / reference.max()
         except Exception as problem:
-            print(f"{name:26s} not run: {type(problem).__name__}: {str(problem).splitlines()[0][:60]}")
+            reason = f"{type(problem).__name__}: {str(problem).splitlines()[0][:60]}"
+            print(f"{name:26s} not run: {reason}")
+            missing = isinstance(problem, ModuleNotFoundError)
+            rows[name] = {"contestant": name, "status": "not installed" if missing else f"failed: {reason}"}
             continue
         assert error < 1e-12, f"{name} computes something else: {error:.1e}"
+        rows[name] = {"contestant": name, "status": "right", "error": error}
         contestant(steps)  # compile for this length
         ready[name] = contestant, steps
     best = dict.fromkeys(ready, np.inf)
@@ -131,6 +137,7 @@ def main():
     print(f"two-layer tanh, width {WIDTH}, {POINTS} points; answers agree to 1e-12 over 1,000 steps")
     for name, seconds in sorted(best.items(), key=lambda pair: pair[1]):
         print(f"{name:26s} {seconds * 1e6:8.2f} µs a step  {slowest / seconds:7.1f} times nn.Module + SGD")
+        rows[name] |= {"seconds": seconds, "ratio": seconds / best["spikenb"]}
 
     starts = torch.stack([networks.normal(NET, seed=s) for s in range(64)])
     walls = {}
@@ -143,6 +150,18 @@ def main():
         gd_many(FIT, starts, LR, 5_000)
         walls[cores] = min(walls.get(cores, np.inf), time.perf_counter() - start)
     print(f"64 nets, 5,000 steps: {walls[1]:.2f} s on one core, {walls[1] / walls[2]:.2f} times as fast on two")
+    one = {"section": "descent", "per": "step", "rows": list(rows.values())}
+    many = [
+        {"contestant": f"spikenb, {name}", "status": "right", "seconds": walls[cores], "ratio": walls[cores] / walls[1]}
+        for cores, name in ((1, "one core"), (2, "two cores"))
+    ]
+    tables = [
+        one | {"id": "descent", "title": f"Tanh net 1-{WIDTH}-1, {POINTS} points"},
+        {"section": "descent", "id": "descent-many", "title": "64 such nets, 5,000 steps, wall time", "rows": many},
+    ]
+    tables[1]["per"] = "run"
+    versions = {name: found for name in contest.VERSIONS if (found := contest.version_of(name))}
+    contest.write("two_layer", {"provenance": contest.provenance(repeats=repeats, versions=versions), "tables": tables})
 
 
 if __name__ == "__main__":
