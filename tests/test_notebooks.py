@@ -137,3 +137,10 @@ def test_the_book_lists_every_chapter():
     toc, index = (ROOT / "_toc.yml").read_text(), (ROOT / "book/index.md").read_text()
     for path in CHAPTERS:
         assert f"book/{path.stem}" in toc and f"({path.name})" in index
+
+
+def test_the_stored_page_of_real_images_was_run_with_them():
+    """Without the pack the cells run on digits; such a run must not be what the page shows."""
+    (path,) = [p for p in CHAPTERS if p.stem == "07_cnn_real_images"]
+    shown = "".join(o.get("text", "") for c in code_cells(nbformat.read(path, as_version=4)) for o in c.outputs)
+    assert "100 images of CIFAR-10" in shown and "digits" not in shown.split("Exercise")[0]

@@ -16,7 +16,17 @@ from conftest import CHAPTERS, ROOT
 
 from spikenb.book import claims
 
-PAGES = ["index", *(p.stem for p in CHAPTERS), "board", "errata", "run_it_all", "glossary", "bibliography", "api"]
+PAGES = [
+    "index",
+    *(p.stem for p in CHAPTERS),
+    "board",
+    "errata",
+    "run_it_all",
+    "glossary",
+    "bibliography",
+    "api",
+    "benchmarks",
+]
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 
 
@@ -200,7 +210,15 @@ def test_dark_figures_are_dark(browser, built):
         assert browser.execute_script(style) == filtered
 
 
-SLIDERS = [("01_quadratic_stability", "parabola"), ("02_slas_toy", "slas"), ("03_tanh_edge_of_stability", "film")]
+SLIDERS = [
+    ("01_quadratic_stability", "parabola"),
+    ("02_slas_toy", "slas"),
+    ("03_tanh_edge_of_stability", "film"),
+    ("04_frequency", "descent"),
+    ("05_flatness", "directions"),
+    ("06_condensation", "condense"),
+    ("07_cnn_real_images", "spike-plane"),
+]
 
 
 @pytest.mark.parametrize("page, name", SLIDERS)
@@ -279,6 +297,22 @@ def test_the_film_shows_what_the_run_measured(browser, built):
     assert math.isclose(page["loss_now"][0], fit.loss(theta).item(), rel_tol=1e-3)
     assert math.isclose(page["lam_now"][0], top_eigenvalue(fit, theta), abs_tol=0.01)
     assert all(math.isclose(a, b, abs_tol=6e-4) for a, b in zip(page["fitted"], fit.outputs(theta), strict=True))
+
+
+def test_the_descents_proportions_are_those_of_its_curves(browser, built):
+    import numpy as np
+
+    from spikenb.measure.fourier import lfp
+
+    visit(browser, built, "04_frequency")
+    for level in (0, 5, 11):
+        page = compute(browser, "descent", K=3, level=level)
+        for name in ("spike", "initial"):
+            assert len(page["x"]) == 100
+            expected = lfp(page[name], np.arange(1, 11))
+            assert np.allclose(page[f"{name}_lfp"], expected, atol=0.02)
+            assert page[f"{name}_now"] == [page[f"{name}_lfp"][2]]
+        assert page["spike_lfp"][0] > page["initial_lfp"][0]
 
 
 def test_search_works_without_a_server(browser, built):

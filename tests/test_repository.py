@@ -1,10 +1,12 @@
 """The repository as a stranger finds it: one address, two commands, licences, tidy code."""
 
+import argparse
 import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -53,10 +55,57 @@ def test_make_py_needs_nothing_installed():
     assert helped.returncode == 0 and "python3 make.py book" in helped.stdout
 
 
-def test_the_readmes_figure_is_the_chapters():
+@pytest.fixture
+def make():
+    """make.py as a module."""
     spec = importlib.util.spec_from_file_location("make", ROOT / "make.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_run_without_the_pack_leaves_the_stored_page_alone(make, monkeypatch, tmp_path, capsys):
+    """The page that names a pack is executed where the pack is, or where nothing is stored yet."""
+    executed = []
+
+    def run(*arguments):
+        executed.append(arguments[-1])
+        Path(arguments[-1]).with_suffix(".ipynb").write_text('{"metadata": {"kernelspec": {}}, "cells": []}')
+
+    monkeypatch.setattr(make, "run", run)
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    monkeypatch.setattr(make, "first_figure", lambda path: b"")
+    (tmp_path / "assets").mkdir()
+    page, target = tmp_path / "07_x.md", tmp_path / "07_x.ipynb"
+    page.write_text('data.load("cifar10", n=n)\ndata.load("digits", n=n)\ndata.load( \'usps\')')
+    target.write_text("stored")
+    arguments = argparse.Namespace(rest=[str(page)])
+    for folder in (None, str(tmp_path), str(tmp_path / "nowhere")):
+        if folder is None:
+            monkeypatch.delenv("SPIKENB_DATA", raising=False)
+        else:
+            monkeypatch.setenv("SPIKENB_DATA", folder)
+        make.notebooks(arguments)
+        assert not executed and target.read_text() == "stored"
+        assert "07_x.ipynb is left as it is" in (said := capsys.readouterr().out) and "cifar10.npz, usps.npz" in said
+    (tmp_path / "cifar10.npz").touch()
+    monkeypatch.setenv("SPIKENB_DATA", str(tmp_path))
+    make.notebooks(arguments)
+    assert not executed and "usps.npz" in (said := capsys.readouterr().out) and "cifar10" not in said
+    (tmp_path / "usps.npz").touch()
+    make.notebooks(arguments)
+    assert executed == [str(page), str(target)] and target.read_text() != "stored"
+    monkeypatch.delenv("SPIKENB_DATA")
+    page.write_text('data.load("digits")')
+    make.notebooks(arguments)
+    assert len(executed) == 4
+    target.unlink()
+    page.write_text('data.load("cifar10")')
+    make.notebooks(arguments)  # nothing is stored that could be lost
+    assert len(executed) == 6
+
+
+def test_the_readmes_figure_is_the_chapters(make):
     assert (ROOT / "assets/spike.png").read_bytes() == make.first_figure(ROOT / "book/02_slas_toy.ipynb")
 
 

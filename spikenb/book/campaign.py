@@ -69,8 +69,12 @@ def jobs(notebooks, seeds, scale="laptop", device="cpu", **parameters):
 # ---- what a result depends on ----
 
 
-def key(job):
-    """The digest of everything that the job's result depends on, 64 hexadecimal digits."""
+def key(job, result=None):
+    """The digest of everything that the job's result depends on, 64 hexadecimal digits.
+
+    A data pack counts by its digest. Of a stored `result` the packs that are not at hand here are taken as they were
+    then: without the data nobody can say that it has changed.
+    """
     cells = json.loads(job.notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     trees = [_parse(source) for source in code]
@@ -79,7 +83,9 @@ def key(job):
     for id, row in claims.table().items():
         if any(f'"{id}"' in source for source in code):
             parts.append(json.dumps([id, row.get("tests"), row.get("part"), row.get("count")], sort_keys=True))
-    parts += [json.dumps(job.parameters), json.dumps(_packs(code))]
+    then = (result or {}).get("data") or {}
+    packs = {name: then.get(name) if digest is None else digest for name, digest in _packs(code).items()}
+    parts += [json.dumps(job.parameters), json.dumps(packs)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -169,7 +175,7 @@ def state(store, job):
     result = read(store, job.name)
     if result is None:
         return "missing"
-    return result["status"] if result["key"] == key(job) else "stale"
+    return result["status"] if result["key"] == key(job, result) else "stale"
 
 
 # ---- running ----
@@ -329,7 +335,7 @@ def summary(store, notebooks):
             result = read(store, f"{notebook.stem}/{path.stem}")
             if result is None:
                 continue
-            current = result["key"] == key(Job(notebook, tuple(_ordered(result["parameters"]))))
+            current = result["key"] == key(Job(notebook, tuple(_ordered(result["parameters"]))), result)
             if result["status"] == "failed":
                 failed.append((f"{notebook.stem}/{path.stem}", result["error"], current))
                 continue
