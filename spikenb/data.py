@@ -175,6 +175,64 @@ def load(name, n=None, classes=None, split="train"):
     return torch.from_numpy(np.ascontiguousarray(x[:n])), torch.from_numpy(y[:n].astype(np.int64))
 
 
+def standardised(x, like=None):
+    """Images with every channel's mean taken off and divided by its standard deviation, over all images and pixels.
+
+    x : tensor, shape (n, channels, height, width). `like`: the images that mean and deviation are taken from, x unless
+    given.
+
+    Raises ValueError for another shape, or a channel that is constant.
+    """
+    x, like = _checks.tensor("x", x), _checks.tensor("like", x if like is None else like)
+    if x.ndim != 4 or like.ndim != 4 or x.shape[1] != like.shape[1]:
+        raise ValueError(f"x must have shape (n, channels, height, width), not {tuple(x.shape)}")
+    mean, deviation = like.mean((0, 2, 3), keepdim=True), like.std((0, 2, 3), correction=0, keepdim=True)
+    if (deviation == 0).any():
+        raise ValueError("x has a channel that is constant, which cannot be divided by its deviation")
+    return (x - mean) / deviation
+
+
+def signs(y):
+    """Two classes 0 and 1 as targets -1 and 1, float32, shape (n,). ValueError for other classes."""
+    y = torch.as_tensor(y)
+    if not set(y.unique().tolist()) <= {0, 1}:
+        raise ValueError(f"y must hold the classes 0 and 1 alone, not {sorted(y.unique().tolist())}; name two classes")
+    return 2 * y.float() - 1
+
+
+def noisy(y, share, seed=0):
+    """Class numbers of which a share, drawn at random, is replaced by another class, each as likely.
+
+    y : tensor of ints, shape (n,). share : float, from 0 to 1. The classes are those in y.
+    """
+    y, share = torch.as_tensor(y).clone(), float(_checks.array("share", share, 0))
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be from 0 to 1, not {share}")
+    kinds, place = y.unique(return_inverse=True)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(y), round(share * len(y)), replace=False)
+    if len(chosen):
+        if len(kinds) < 2:
+            raise ValueError("y must hold two classes or more, to replace one by another")
+        shift = torch.from_numpy(rng.integers(1, len(kinds), len(chosen)))
+        y[chosen] = kinds[(place[chosen] + shift) % len(kinds)]
+    return y
+
+
+def rotated(x):
+    """n points of d > n numbers in n coordinates: x → √(n/d)·L, with x = LQ, L lower triangular, Q's rows orthonormal.
+
+    For a fully connected net without biases, in the NTK parametrisation with normal weights, this changes nothing:
+    Wx/√d = (WQᵀ)(√(n/d)·L)ᵀ/√n, WQᵀ is normal as W was, and what W has outside Q's rows is never used or
+    trained. The first layer gets d/n times cheaper. Points of n ≥ d numbers are returned flat, and else unchanged.
+
+    x : tensor, shape (n, …), flattened to (n, d). Returns shape (n, min(n, d)).
+    """
+    x = _checks.tensor("x", x).flatten(1)
+    n, d = x.shape
+    return x if n >= d else torch.linalg.qr(x.double().T).R.T.to(x) * (n / d) ** 0.5
+
+
 def _digits(split):
     from sklearn.datasets import load_digits
 

@@ -363,6 +363,35 @@ def split_loss(fit, theta, vectors):
     return within, max(fit.prefactor * (r**2).sum().item() - within, 0.0)
 
 
+class Watch:
+    """A probe of `descent` that computes the kernel once a step: ‖K‖, L≤s and L>s, an array of shape (3,).
+
+        watch = Watch(5)
+        run = sgd(fit, theta, lr, steps, 32, record={"kernel": watch, "critical": on_batch(watch.of_batch)})
+
+    Parameters
+    ----------
+    s : int
+        The dimension of the top eigenspace, that of K at the same step.
+
+    `K` holds the kernel of the last step and `space` its `TopSpace`. `of_batch` is a probe for `on_batch` that gives
+    the critical learning rate of each step's batch from that kernel, of which the batch's is a block.
+    """
+
+    def __init__(self, s=5):
+        self.s, self.K, self.space = _checks.count("s", s), None, None
+
+    def __call__(self, fit, theta):
+        self.K = kernel(fit, theta)
+        self.space = top_space(self.K, self.s)
+        return np.array([self.space.values[0], *split_loss(fit, theta, self.space.vectors)])
+
+    def of_batch(self, fit, theta, batch):
+        if self.K is None:
+            raise ValueError("of_batch needs the kernel of the step: record the Watch itself too")
+        return batch_critical_learning_rates(fit, self.K, batch[None])[0]
+
+
 def critical_learning_rate(fit, K):
     """η_crit = 1/(p‖K‖), n/‖K‖ for the mean squared error: 2/λmax of the Gauss-Newton matrix, a float."""
     _squared(fit)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from spikenb import data
+from spikenb import data, networks
+from spikenb.descent import gd
+from spikenb.problem import Fit
 
 
 @pytest.fixture
@@ -69,3 +71,48 @@ def test_clear_errors(packs, monkeypatch):
     monkeypatch.delenv("SPIKENB_DATA")
     with pytest.raises(FileNotFoundError, match="digits"):
         data.load("cifar10")
+
+
+def test_standardised_images_have_mean_0_and_deviation_1_a_channel():
+    x = torch.rand(7, 3, 4, 5, dtype=torch.float64) * torch.tensor([1.0, 5.0, 0.1])[:, None, None]
+    z = data.standardised(x)
+    assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-12)
+    assert torch.allclose(z.std((0, 2, 3), correction=0), torch.ones(3).double())
+    assert torch.allclose(data.standardised(x[:2], x), z[:2])
+    with pytest.raises(ValueError, match="constant"):
+        data.standardised(torch.zeros(2, 1, 3, 3))
+    with pytest.raises(ValueError, match="shape"):
+        data.standardised(torch.zeros(2, 9))
+
+
+def test_two_classes_become_signs():
+    assert data.signs(torch.tensor([0, 1, 1])).tolist() == [-1, 1, 1]
+    with pytest.raises(ValueError, match="name two classes"):
+        data.signs(torch.tensor([0, 1, 2]))
+
+
+def test_label_noise_changes_the_share_asked_for_to_other_classes():
+    y = torch.arange(1000) % 3 + 4
+    noisy = data.noisy(y, 0.2, seed=1)
+    assert (noisy != y).sum() == 200 and set(noisy.tolist()) == {4, 5, 6}
+    assert (data.noisy(y, 0.0) == y).all() and (data.noisy(y, 1.0) != y).all()
+    with pytest.raises(ValueError, match="share"):
+        data.noisy(y, 1.5)
+    with pytest.raises(ValueError, match="two classes"):
+        data.noisy(torch.zeros(3, dtype=int), 0.5)
+
+
+def test_rotated_points_keep_a_net_s_kernel_and_descent():
+    x = torch.randn(6, 40, dtype=torch.float64)
+    z = data.rotated(x)
+    assert z.shape == (6, 6) and torch.allclose(z @ z.T / 6, x @ x.T / 40)
+    wide, narrow = networks.fcn(40, 16, 3), networks.fcn(6, 16, 3)
+    theta = networks.ntk(narrow, seed=2).double()
+    q = torch.linalg.solve(z * (40 / 6) ** 0.5, x)  # x = LQ
+    parts = narrow.split(theta)
+    first = next(iter(parts))
+    full = torch.cat([(parts[first] @ q).reshape(-1), theta[parts[first].numel() :]])
+    y = torch.randn(6, dtype=torch.float64)
+    there, here = gd(Fit(wide, x, y), full, 0.5, 5), gd(Fit(narrow, z, y), theta, 0.5, 5)
+    assert here.loss == pytest.approx(there.loss, rel=1e-9)
+    assert data.rotated(torch.randn(9, 2, 2)).shape == (9, 4)

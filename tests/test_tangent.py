@@ -216,3 +216,19 @@ def test_a_kernel_too_large_for_the_machine_says_so(monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     with pytest.raises(MemoryError, match=r"use tangent\.norm"):
         tangent.kernel(fit, theta)
+
+
+def test_a_watch_measures_the_kernel_once_a_step_for_all_that_needs_it():
+    net = networks.fcn(5, 16, 3)
+    fit = Fit(net, torch.randn(12, 5, dtype=torch.float64), torch.randn(12, dtype=torch.float64))
+    watch = tangent.Watch(2)
+    record = {"kernel": watch, "critical": on_batch(watch.of_batch)}
+    run = sgd(fit, networks.ntk(net).double(), 0.1, 3, 4, record=record)
+    K = tangent.kernel(fit, run.theta)
+    within, rest = tangent.split_loss(fit, run.theta, tangent.top_space(K, 2).vectors)
+    assert run["kernel"].values.shape == (4, 3)
+    assert run["kernel"].values[-1] == pytest.approx([tangent.norm(K), within, rest])
+    again = tangent.batch_critical_learning_rates(fit, tangent.kernel(fit, networks.ntk(net).double()), run.batches[:1])
+    assert run["critical"].values[0] == pytest.approx(again[0])
+    with pytest.raises(ValueError, match="record the Watch"):
+        tangent.Watch(2).of_batch(fit, run.theta, run.batches[0])
