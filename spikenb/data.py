@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import _checks
+from . import _checks, downloads
 
 TARGETS = {
     "sin x + sin 4x": lambda x: np.sin(x) + np.sin(4 * x),
@@ -129,12 +129,13 @@ def gaussian(target, n, d, noise=0.1, seed=0):
     return x, target(x) + noise * torch.from_numpy(rng.standard_normal(n))
 
 
-SETS = ("digits", "cifar10", "fashion_mnist", "usps")
+SETS = ("digits", *downloads.SETS)
 
 
 def available(name):
-    """Whether `load(name)` has its data at hand: always for "digits", else where `$SPIKENB_DATA` holds the pack."""
-    return _checks.choice("name", name, SETS) == "digits" or _pack(name).is_file()
+    """Whether `load(name)` has its data at hand, without a network: always for "digits", else where `$SPIKENB_DATA`
+    holds the pack or the set was downloaded before."""
+    return _checks.choice("name", name, SETS) == "digits" or _pack(name).is_file() or downloads.at_hand(name)
 
 
 def load(name, n=None, classes=None, split="train"):
@@ -142,10 +143,10 @@ def load(name, n=None, classes=None, split="train"):
 
     Parameters
     ----------
-    name : {"digits", "cifar10", "fashion_mnist", "usps"}
+    name : {"digits", "cifar10", "svhn", "fashion_mnist", "usps", "celeba_glasses"}
         "digits" are scikit-learn's 1,797 images of 8×8 pixels, its last 297 the test split. The others are
         read from the pack `$SPIKENB_DATA/<name>.npz`: x_train, x_test (uint8, (n, h, w) or (n, h, w, c)),
-        y_train, y_test.
+        y_train, y_test; where there is no pack, `downloads` fetches, verifies and keeps the set.
     n : int, optional
         The first n images, after the choice of classes; all unless given.
     classes : list of int, optional
@@ -157,7 +158,7 @@ def load(name, n=None, classes=None, split="train"):
     x : tensor, float32, shape (n, channels, height, width), between 0 and 1.
     y : tensor, int64, shape (n,).
 
-    Raises FileNotFoundError that says how to get the pack, ValueError for a file that is no pack, a class
+    Raises FileNotFoundError that says how to get the set, ValueError for a file that is no pack, a class
     that is not in it, or more images than there are. Nothing is unpickled.
     """
     _checks.choice("name", name, SETS)
@@ -242,24 +243,22 @@ def _digits(split):
 
 
 def _pack(name):
-    return Path(os.environ.get("SPIKENB_DATA", "")) / f"{name}.npz"
+    return Path(os.environ.get("SPIKENB_DATA") or os.devnull) / f"{name}.npz"
 
 
 def _read(name, split):
     path = _pack(name)
-    if not os.environ.get("SPIKENB_DATA") or not path.is_file():
-        raise FileNotFoundError(
-            f"{name} is not here: set SPIKENB_DATA to a folder that holds {name}.npz with x_train, y_train, x_test and "
-            'y_test (uint8 images), or use "digits", which needs no file'
-        )
-    try:
-        with np.load(path, allow_pickle=False) as pack:
-            x, y = pack[f"x_{split}"], pack[f"y_{split}"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} in SPIKENB_DATA is no pack of images ({error}); get it again") from None
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y):
-        raise ValueError(
-            f"{path.name} in SPIKENB_DATA is no pack of images: {x.dtype} of shape {x.shape}; get it again"
-        )
+    if not path.is_file():
+        x, y = downloads.images(name, split)
+    else:
+        try:
+            with np.load(path, allow_pickle=False) as pack:
+                x, y = pack[f"x_{split}"], pack[f"y_{split}"]
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path.name} in SPIKENB_DATA is no pack of images ({error}); get it again") from None
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y):
+            raise ValueError(
+                f"{path.name} in SPIKENB_DATA is no pack of images: {x.dtype} of shape {x.shape}; get it again"
+            )
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
     return x.astype(np.float32) / 255, y

@@ -104,7 +104,10 @@ def _plain(tree):
 
 
 def _modules(trees):
-    """The package's modules that the trees import, and those that these import: {name: path}."""
+    """The package's modules that the trees import, and those that these import: {name: path}.
+
+    Not `downloads`: what it fetches is verified by digests, and is the same whatever its code does.
+    """
     found, waiting = {}, [(tree, "") for tree in trees]
     while waiting:
         tree, package = waiting.pop()
@@ -117,7 +120,7 @@ def _modules(trees):
                 names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
             for name in names:
                 path = _source(name)
-                if path and name not in found:
+                if path and name not in found and path.name != "downloads.py":
                     found[name] = path
                     inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
                     waiting.append((_parse(path.read_text("utf-8")), inside))
