@@ -218,6 +218,7 @@ SLIDERS = [
     ("05_flatness", "directions"),
     ("06_condensation", "condense"),
     ("07_cnn_real_images", "spike-plane"),
+    ("09_several_catapults", "third-rate"),
 ]
 
 
