@@ -297,8 +297,11 @@ def pack(name, folder=".", n_train=None, n_test=None):
 
     Returns
     -------
-    The file's path. It holds x_train, y_train, x_test, y_test and source, is there whole or not at all, and is the
-    same to the byte each time: stored results know a pack by its digest. Raises what `images` does.
+    path : Path
+        The file: x_train, y_train, x_test, y_test and source. It is there whole or not at all, and the same to the
+        byte each time, for stored results know a pack by its digest.
+
+    Raises what `images` does.
     """
     kept = SETS[_checks.choice("name", name, SETS)]
     counts = {"train": n_train, "test": n_test}

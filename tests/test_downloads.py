@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from scipy.io import savemat
 
@@ -401,13 +403,16 @@ def test_a_pack_that_breaks_off_leaves_the_old_one(server, tmp_path, monkeypatch
     folder = tmp_path / "packs"
     before = downloads.pack("usps", folder, 4).read_bytes()
 
-    def full(path, **arrays):
-        Path(path).write_bytes(b"half")
+    def full(path, *_, **__):
+        if not Path(path).exists():
+            Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space"):
-        downloads.pack("usps", folder)
+    for module, step in ((np, "savez"), (downloads.os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, full)
+            with pytest.raises(OSError, match="No space"):
+                downloads.pack("usps", folder)
     assert [path.name for path in folder.iterdir()] == ["usps.npz"] and (folder / "usps.npz").read_bytes() == before
 
 
@@ -428,6 +433,14 @@ def test_a_pack_that_was_harmed_is_refused(server, tmp_path, monkeypatch):
     np.savez(path, x_train=np.array([{}], dtype=object), y_train=np.array([0]))
     with pytest.raises(ValueError, match="is no pack of images"):
         data.load("usps")
+
+
+def test_the_command_of_the_page(server, tmp_path, monkeypatch):
+    (command,) = re.findall(r"^spikenb (pack .*)", (ROOT / "book/run_it_all.md").read_text("utf-8"), re.M)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command.split()) == 0
+    monkeypatch.setenv("SPIKENB_DATA", "packs")
+    assert len(data.load("cifar10")[1]) == 50
 
 
 def test_the_command(server, tmp_path, capsys, monkeypatch):
