@@ -260,7 +260,7 @@ PAGE = (ROOT / "book/run_it_all.md").read_text()
 COMMANDS = re.findall(r"```sh\n(.*?)\n```", PAGE, re.S)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("spikenb ")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("spikenb campaign ")])
 def test_each_command_of_the_page_runs(command, tiny, monkeypatch, capsys):
     """With a tiny book instead of the real one; the cluster's command is run on a cluster above."""
     tiny.folder.joinpath("book").mkdir()

@@ -1,5 +1,7 @@
 """Images from scikit-learn and from packs that the tests write themselves."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,13 @@ import torch
 from spikenb import data, networks
 from spikenb.descent import gd
 from spikenb.problem import Fit
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(tmp_path, monkeypatch):
+    """An empty cache, and nothing that could fill it: these tests are the same online and off."""
+    monkeypatch.setenv("SPIKENB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "pooch", None)
 
 
 @pytest.fixture

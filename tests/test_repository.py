@@ -151,11 +151,12 @@ def test_lint():
 def test_every_public_function_has_a_docstring():
     import inspect
 
-    from spikenb import curvature, data, descent, networks, problem
-    from spikenb.book import claims, exercises, plots, sliders
+    from spikenb import curvature, data, descent, downloads, networks, problem
+    from spikenb.book import claims, cli, exercises, plots, sliders
     from spikenb.measure import landscape, spikes
 
-    for module in (curvature, data, descent, networks, problem, claims, exercises, plots, sliders, landscape, spikes):
+    science = (curvature, data, descent, downloads, networks, problem, landscape, spikes)
+    for module in (*science, claims, cli, exercises, plots, sliders):
         assert module.__doc__
         for name, item in vars(module).items():
             if not name.startswith("_") and getattr(item, "__module__", "") == module.__name__:
