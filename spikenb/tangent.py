@@ -48,11 +48,11 @@ def kernel(fit, theta, memory=1e9, block=None):
     """
     theta = fit.parameters(theta)
     network = _layers.network_of(fit.model)
-    source = _Layers(fit, network, theta) if network else _Samples(fit, theta)
+    block = min(fit.chunk, 256) if block is None else _checks.count("block", block)
+    source = _Layers(fit, network, theta, block) if network else _Samples(fit, theta)
     total = len(fit) * source.k
     _checks.fits("the tangent kernel", 2 * total**2 * theta.element_size(), "use tangent.norm, which forms no kernel")
     out = torch.zeros(total, total, dtype=theta.dtype, device=theta.device)
-    block = min(fit.chunk, 256) if block is None else _checks.count("block", block)
     for shares in _passes(source.shares(memory), memory):
         for start in range(0, len(fit), block):
             source.fill(shares, slice(start, min(start + block, len(fit))))
@@ -116,7 +116,7 @@ class _Factors:
     """A linear layer's share: A, (n, inputs), and B, (n·outputs, width), for K += AAᵀ ∘ BBᵀ."""
 
     def __init__(self, fit, theta, k, name, module):
-        self.name, self.k, self.theta = name, k, theta
+        self.name, self.k, self.theta, self.scale = name, k, theta, _layers.scale_of(module)
         self.sizes = len(fit), module.in_features, module.out_features
         n, inputs, width = self.sizes
         self.bytes = (n * inputs + n * k * width) * theta.element_size()
@@ -124,6 +124,9 @@ class _Factors:
 
     def put(self, points, a, b):
         n, inputs, width = self.sizes
+        if len(a) == n:  # all points at once: nothing to collect
+            self.inputs, self.derivatives = a, b.reshape(n * self.k, width)
+            return
         if self.inputs is None:
             self.inputs = self.theta.new_empty(n, inputs)
             self.derivatives = self.theta.new_empty(n * self.k, width)
@@ -137,7 +140,8 @@ class _Factors:
             if self.k > 1:
                 inputs = inputs.repeat_interleave(self.k, 0).repeat_interleave(self.k, 1)
                 inputs = inputs[rows.start - first * self.k :][: rows.stop - rows.start, : columns.stop]
-            out[rows, columns].addcmul_(inputs, self.derivatives[rows] @ self.derivatives[columns].T)
+            outer = self.derivatives[rows] @ self.derivatives[columns].T
+            out[rows, columns].addcmul_(inputs, outer, value=self.scale**2)
         self.inputs = self.derivatives = None
 
 
@@ -173,15 +177,19 @@ def _slices(fit, theta, k, name, size, unit, memory):
 
 
 class _Layers:
-    """A network layer by layer; what is no plain layer's weight takes the generic route."""
+    """A network layer by layer; what is no plain layer's weight takes the generic route.
 
-    def __init__(self, fit, network, theta):
+    The first block's forward pass tells the layers' shapes too, and is kept until that block is filled in.
+    """
+
+    def __init__(self, fit, network, theta, block):
         self.fit, self.network, self.theta = fit, network, theta
         self.state = network.state(theta)
         self.modules = _layers.layered(network)
-        outputs, self.calls = _layers.see(network, self.state, fit.x[:1], self.modules)
-        self.k = outputs.numel()
-        self.modules = {name: module for name, module in self.modules.items() if name in self.calls}
+        self.first = outputs, calls = _layers.see(network, self.state, fit.x[:block], self.modules)
+        self.k = outputs[0].numel()
+        self.axes = {name: [a.ndim for a, _ in pairs] for name, pairs in calls.items()}
+        self.modules = {name: module for name, module in self.modules.items() if name in calls}
         mine = {f"{name}.{a}".lstrip(".") for name, m in self.modules.items() for a, _ in m.named_parameters()}
         self.others = [name for name in network.shapes if name not in mine]
 
@@ -201,25 +209,27 @@ class _Layers:
 
     def _is_flat(self, name):
         """Whether the layer is linear, and reads one row a sample, once."""
-        calls = self.calls[name]
-        return type(self.modules[name]) in _layers.LINEAR and len(calls) == 1 and calls[0][0].ndim == 2
+        return type(self.modules[name]) in _layers.LINEAR and self.axes[name] == [2]
 
     def fill(self, shares, points):
         x, k = self.fit.x[points], self.k
         n, rows = len(x), slice(points.start * k, points.stop * k)
         layers = [share for share in shares if share.name]
         if layers:
-            outputs, calls = _layers.see(self.network, self.state, x, self.modules)
-            outputs = outputs.reshape(n, k)
+            fresh = points.start > 0 or self.first is None
+            seen = _layers.see(self.network, self.state, x, self.modules) if fresh else self.first
+            self.first = None
+            outputs, calls = seen[0].reshape(n, k), seen[1]
             columns = [_layers.derivatives(outputs[:, a], calls, last=a == k - 1) for a in range(k)]
             # for every layer its calls as (inputs, derivatives), the derivatives of all outputs: (n, k, …)
-            stacked = iter([torch.stack(parts, 1) for parts in zip(*columns, strict=True)])
+            join = torch.stack if k > 1 else lambda parts, axis: parts[0].unsqueeze(axis)
+            stacked = iter([join(parts, 1) for parts in zip(*columns, strict=True)])
             seen = {name: [(a, next(stacked)) for a, _ in pairs] for name, pairs in calls.items()}
             for share in layers:
                 name = share.name.removesuffix(".bias")
                 if isinstance(share, _Factors):
                     ((a, b),) = seen[name]
-                    share.put(points, a, b * _layers.scale_of(self.modules[name]))
+                    share.put(points, a, b)
                 elif name != share.name:
                     share.put(
                         rows, sum(_bias_gradients(self.modules[name], b) for _, b in seen[name])[:, share.columns]

@@ -14,7 +14,10 @@ def next_rate(multiple):
         return True, "2.5 times from the kernel, 1.5 times from you."
     if math.isclose(multiple, 0.6, rel_tol=1e-3):
         return False, "That is below the first critical rate. η_crit is n over ‖K‖: when ‖K‖ falls, it rises."
-    return False, f"With {multiple:g} you are at {0.4 * multiple:.3g} times the critical rate of the moment, not at 1.5."
+    return (
+        False,
+        f"With {multiple:g} you are at {0.4 * multiple:.3g} times the critical rate of the moment, not at 1.5.",
+    )
 
 
 @exercise("9.2")
