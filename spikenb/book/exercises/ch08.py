@@ -32,7 +32,9 @@ def one_example(function):
         found = tuple(float(v) for v in function(f, K, y, eta, m))
         for name, ours, theirs in zip("fK", after, found, strict=True):
             if not math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12):
-                zero = " With y = 0 it is the page's step: is every f there that should be f - y?" if name == "f" else ""
+                zero = (
+                    " With y = 0 it is the page's step: is every f there that should be f - y?" if name == "f" else ""
+                )
                 return False, f"With m = {m} neurons {name} becomes {ours:.6g}, yours {theirs:.6g}.{zero}"
     return True, "Two numbers are all there is to know of this net. Near a fit, r = 0, K no longer moves."
 
