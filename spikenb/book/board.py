@@ -36,6 +36,7 @@ class Board(_FromNotebooks):
         self.env.note_reread()  # results come and go
         counted, failed = campaign.summary(store, [path for _, path in self.notebooks()])
         counts = Counter(row["verdict"] for _, row in found.values())
+        counts["not settled here"] += sum("needs" in row for id, row in claims.table().items() if id not in found)
         summary = [f"{v}: {counts[v]}" for v in claims.VERDICTS if counts[v]]
         total = len(claims.table())
         page = [f"<p><strong>{len(found)} of {total} claims settled</strong>; {', '.join(summary)}.</p>"]
@@ -73,6 +74,10 @@ class Board(_FromNotebooks):
             )
             verdict = f"{data['verdict']} ({data['met']} of {data['runs']}){note}"
             mark = data["verdict"].replace(" ", "-")
+        elif "needs" in row:
+            name, ours, mark = id, "–", "not-settled-here"
+            ready = f"needs {row['needs']}; the cells of chapter {row['chapter']} are ready"
+            verdict = f"not settled here<small>{html.escape(ready)}</small>"
         else:
             name, ours, mark = id, "–", "open"
             planned = f"planned for chapter {row['chapter']}"
