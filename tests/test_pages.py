@@ -220,7 +220,9 @@ SLIDERS = [
     ("05_flatness", "directions"),
     ("06_condensation", "condense"),
     ("07_cnn_real_images", "spike-plane"),
+    ("08_catapult", "catapult"),
     ("09_several_catapults", "third-rate"),
+    ("10_sgd", "sgd-rates"),
 ]
 
 
