@@ -173,7 +173,7 @@ def test_the_bars_of_kernels(kept):
     fcn, cnn = rows(kept["kernel-fcn"]), rows(kept["kernel-cnn"])
     assert fcn["spikenb"]["extra_mb"] <= 50
     for peer, row in fcn.items():
-        least = 100 if peer.startswith("torch.func") else 0.9  # level with neural-tangents
+        least = 100 if peer.startswith("torch.func") else 1
         assert row["status"] != "right" or row["ratio"] >= least, peer
     assert all(row["ratio"] >= 1 / 1.15 for row in cnn.values() if row["status"] == "right")
     assert kept["kernel-cnn"]["floor"]["ratio"] > 0
