@@ -30,6 +30,12 @@ PAGES = [
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 
 
+def cpu_seconds():
+    """What finished child processes have used; a busy machine does not stretch it as it does the wall time."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """The book built from scratch from a copy of what a build reads, as the README's line builds it."""
@@ -38,14 +44,14 @@ def built(tmp_path_factory):
         source = ROOT / part
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
     command = "from jupyter_book.cli.main import main; main()"
-    start = time.monotonic()
+    start = cpu_seconds()
     done = subprocess.run(
         [sys.executable, "-c", command, "build", ".", "-n", "-W", "--keep-going"],
         cwd=copy,
         capture_output=True,
         text=True,
     )
-    seconds = time.monotonic() - start
+    seconds = cpu_seconds() - start
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return copy / "_build/html", seconds
 
