@@ -90,7 +90,7 @@ def lanczos(operator, start, k=1, tol=1e-3, angle=None, most=300):
     lengths = start.norm(dim=0)
     if not (torch.isfinite(lengths) & (lengths > 0)).all():
         raise ValueError("start must not have a column of zeros, or NaN or infinite entries")
-    return _krylov(operator, start.T.contiguous(), k, tol, angle, most).pairs
+    return _krylov(operator, start.T.contiguous(), k, tol, angle, most, start.shape[1] <= k).pairs
 
 
 class _Space:
@@ -153,18 +153,21 @@ class _Found(NamedTuple):
     room: tuple
 
 
-def _krylov(operator, start, k, tol, angle, most, below=None, room=None):
+def _krylov(operator, start, k, tol, angle, most, from_scratch, below=None, room=None):
     """The work of `lanczos`, from a list of vectors.
 
-    `below` is λ_k+1 where it is known beforehand: k dimensions may then be enough. `room`: see `_Space`.
+    `from_scratch`: nothing is known of the start. The values must then also have stopped rising, and of a start of
+    more than k vectors λ_k+1 must be known well enough to tell whether it is close. `below` is λ_k+1 where it is known
+    beforehand: k dimensions may then be enough. `room`: see `_Space`.
     """
-    space, first, previous = _Space(operator, start, room), None, None
-    from_scratch = below is None and len(start) <= k
+    space, first, previous, grown = _Space(operator, start, room), None, torch.full((k,), torch.nan), None
+    settled, looked = torch.zeros(k, dtype=bool), k + 1 if from_scratch and len(start) > k else k
     floor = 30 * torch.finfo(start[0].dtype).eps  # rounding's share of a residual, in units of |H|
     while True:
         values, mixes = space.ritz()
-        top, rest, size = values[:k], space.rests(values[:k], mixes[:k]), values.abs().max()
-        r = rest.norm(dim=1).double().cpu()
+        top, size = values[:k], values.abs().max()
+        rests = space.rests(values[:looked], mixes[:looked])
+        r, beyond = rests.norm(dim=1).double().cpu().split([len(top), len(rests) - len(top)])
         ladder = values if below is None else torch.cat([values, values.new_tensor([below]).clamp(max=values.min())])
         outside = ladder[k] if len(ladder) > k else values.new_tensor(-torch.inf)
         low, high, angles = _bounds(top, r, outside, tol * size)
@@ -172,18 +175,21 @@ def _krylov(operator, start, k, tol, angle, most, below=None, room=None):
             first = angles, mixes[:k]
         allowed = (tol + floor) * size
         converged = torch.minimum((high - low) / 2, r) <= allowed
-        if from_scratch:  # λ_k+1, and so the gap, is still rising
-            converged &= previous is not None and len(previous) == len(top) and (top - previous).abs() <= allowed
-            previous = top
+        if from_scratch:  # λ_k+1, and so the gap, is still rising; a pair is judged when its own residual was added
+            now = torch.nn.functional.pad(top, (0, k - len(top)), value=torch.nan)
+            settled = (settled | (torch.arange(k) == grown)) & ((now - previous).abs() <= allowed)
+            converged &= settled[: len(top)]
+            previous = now
         gaps = _gaps(ladder)[:k]
         if angle is not None:
             converged &= (angles <= angle) | (gaps <= CLOSE * size) | (r <= floor * size)
         if space.size >= min(space.dim, most):
             break
-        if len(ladder) > k and len(top) == k and converged.all():
+        late = torch.cat([~converged, beyond > CLOSE * size]).nonzero()
+        if len(ladder) > k and len(top) == k and not len(late):
             break
-        late = (~converged).nonzero()
-        space.add(rest[int(late[0]) if len(late) else len(rest) - 1])
+        grown = int(late[0]) if len(late) else len(rests) - 1
+        space.add(rests[grown])
     better = top + ((low + high) / 2).clamp(max=r)
     vectors = space.vectors(mixes[:k])
     pairs = Pairs(better.numpy(), vectors.T, r.numpy(), gaps.numpy(), angles.numpy(), space.size)
@@ -263,13 +269,15 @@ def top_eigenpairs(problem, theta, k=1, tol=1e-4, how="reverse", step=None, seed
     theta = problem.parameters(theta)
     if _checks.count("k", k) > problem.dim:
         raise ValueError(f"k must be at most the dimension, {problem.dim}, not {k}")
-    return _krylov(problem.hessian_operator(theta, how, step), _random(theta, k, seed), k, tol, 0.05, 300).pairs
+    start = _random(theta, max(k, 2), seed)
+    return _krylov(problem.hessian_operator(theta, how, step), start, k, tol, 0.05, 300, True).pairs
 
 
-def _random(theta, k, seed):
-    """k random rows to start from: as many copies of a repeated eigenvalue can be found."""
+def _random(theta, rows, seed):
+    """Random rows to start from. They find as many copies of an eigenvalue; a single row can settle on λ2."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(k, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
+    rows = min(rows, len(theta))
+    return torch.randn(rows, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
 
 
 class Tracker:
@@ -313,19 +321,23 @@ class Tracker:
         if _is_cheaply_dense(problem, theta):
             return self._exact(problem, theta)
         known = self._guard is not None and len(self._guard) == problem.dim
+        if not known:
+            self._past = []
         cold = not known or self.calls % self.refresh == 0
         guarded = cold or self._guard_is_due()
-        start = _random(theta, self.k, self.calls) if cold else _predict(self._past)
-        if known and cold:  # something new beside what is known, in the same columns
-            old = [_predict(self._past), self._guard, start]
-            start = sum(rows / rows.norm(dim=-1, keepdim=True) for rows in old)
-        elif guarded and not cold:
-            start = [*start, self._guard]
+        start = list(_predict(self._past)) if known else []
+        if known and guarded:
+            start.append(self._outside(start))
+        if known and cold:  # something new beside what is known, in the same rows
+            new = _random(theta, len(start), self.calls)
+            start = [_unit(a) + _unit(b) for a, b in zip(start, new, strict=True)]
+        elif cold:
+            start = _random(theta, max(self.k, 2), self.calls)
         operator = problem.hessian_operator(theta, self.how, self.step)
         slack = 1.0 if cold else (2 * torch.stack(self._slacks).amax(0)).clamp(0.05, 1)
         tol, angle = self.tol / 2 if cold else self.tol, self.angle / slack
         below = None if guarded else self._below
-        found = _krylov(operator, start, self.k, tol, angle, 300, below, self._room)
+        found = _krylov(operator, start, self.k, tol, angle, 300, cold, below, self._room)
         self.pairs, self._room = found.pairs, found.room
         self._since += 1
         if guarded:
@@ -339,6 +351,16 @@ class Tracker:
         self._past = [*self._past[-2:], self.pairs.vectors.T]
         self.calls, self.products = self.calls + 1, self.products + self.pairs.products
         return self._values()
+
+    def _outside(self, start):
+        """The guard; or, where a pair has turned into it since the last guarded step, the direction that this step's
+        space of pairs and guard has outside `start`."""
+        if torch.stack([self._guard @ v for v in start]).norm() < self._guard.norm() / 2:
+            return self._guard
+        space = [*self._past[-1 - self._since], _unit(self._guard)]
+        overlaps = torch.stack([torch.stack([a @ b for b in start]) for a in space])
+        left = torch.linalg.svd(overlaps.double().cpu())[0][:, -1].tolist()
+        return sum(share * vector for share, vector in zip(left, space, strict=True))
 
     def _guard_is_due(self):
         """Every third step, and always where the guard may have closed its gap by now."""
@@ -371,6 +393,10 @@ def _predict(past):
     beta = (near.abs() - far.abs() + between - 1) / moved.clamp_min(torch.finfo(last.dtype).eps)
     beta = beta.clamp(-1, 1)[:, None]
     return ((1 + beta) * last).addcmul_(beta * near.sign()[:, None], old, value=-1)
+
+
+def _unit(vector):
+    return vector / vector.norm()
 
 
 def _dots(a, b):

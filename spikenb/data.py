@@ -3,6 +3,7 @@
 import math
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +255,7 @@ def _read(name, split):
         try:
             with np.load(path, allow_pickle=False) as pack:
                 x, y = pack[f"x_{split}"], pack[f"y_{split}"]
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path.name} in SPIKENB_DATA is no pack of images ({error}); get it again") from None
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) != len(y):
             raise ValueError(

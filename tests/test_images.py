@@ -74,6 +74,13 @@ def test_clear_errors(packs, monkeypatch):
     np.savez(folder / "cifar10.npz", **{k: np.array([{}], dtype=object) for k in arrays})
     with pytest.raises(ValueError, match="is no pack of images"):
         data.load("cifar10")
+    np.savez_compressed(folder / "cifar10.npz", **arrays)
+    whole = (folder / "cifar10.npz").read_bytes()
+    first = whole.index(b".npy") + 30
+    for at in (first, first + 40, first + 200):  # the deflate stream itself: zlib's error, not the archive's
+        (folder / "cifar10.npz").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match="is no pack of images"):
+            data.load("cifar10")
     np.savez(folder / "cifar10.npz", **(arrays | {"x_train": arrays["x_train"].astype(float)}))
     with pytest.raises(ValueError, match="float64"):
         data.load("cifar10")

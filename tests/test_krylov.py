@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spikenb import networks
@@ -41,6 +41,7 @@ def net_fit(device="cpu", dtype=torch.float64, loss="mse", chunk=None, activatio
     k=st.integers(1, 20),
     seed=st.integers(0, 100),
 )
+@example([-3.0] * 6 + [5.0, 5.0, 5.001, 5.001], 3, 0)  # a second copy that no other pair's residual reaches
 def test_lanczos_finds_the_top_of_any_spectrum(values, k, seed):
     k = min(k, len(values))
     matrix = symmetric(values, seed)
@@ -141,6 +142,31 @@ def test_tracker_finds_a_direction_that_rises_from_nothing():
         values = np.concatenate([[8.0, 5.0], np.linspace(0, 2, 57), [0.16 * t]])
         late.append(not np.isclose(tracker(diagonal(values), theta), values.max(), rtol=1e-2))
     assert sum(late) <= 25 and not late[-1]
+
+
+def turning(values, angle):
+    """A quadratic problem with these eigenvalues, the first two's vectors turned in their plane."""
+    values, c, s = torch.tensor(values, dtype=torch.float64), np.cos(angle), np.sin(angle)
+
+    def loss(theta):
+        turned = torch.stack([c * theta[0] + s * theta[1], c * theta[1] - s * theta[0]])
+        return (values * torch.cat([turned, theta[2:]]) ** 2).sum() / 2
+
+    return Problem(loss, len(values))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_tracker_knows_that_a_turning_pair_is_nearly_degenerate(k):
+    """λ2 is half a percent below λ1; a first eigenvector that turns meets the guard, which must not be lost."""
+    values = [22, 21.9, 14, *np.linspace(-2, 8, 60)]
+    tracker, theta, late = Tracker(k), torch.zeros(63, dtype=torch.float64), []
+    for t in range(100):
+        assert np.isclose(np.atleast_1d(tracker(turning(values, 0.1 * t), theta))[0], 22, rtol=5e-3)
+        overlap = tracker.pairs.vectors[:2, 0] @ torch.tensor([np.cos(0.1 * t), np.sin(0.1 * t)]).double()
+        honest = torch.arccos(overlap.abs().clamp(max=1)) <= 2 * tracker.pairs.angles[0] + 0.02
+        late.append(not honest or tracker.pairs.gaps[0] > 0.3)
+    assert not any(late[35:])  # the first refresh, at step 25, finds λ2 where the start did not
+    assert tracker.products / tracker.calls <= 2 + k
 
 
 @pytest.mark.parametrize("k", [1, 2])
