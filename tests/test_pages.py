@@ -246,6 +246,7 @@ SLIDERS = [
     ("08_catapult", "catapult"),
     ("09_several_catapults", "third-rate"),
     ("10_sgd", "sgd-rates"),
+    ("11_agop", "agop"),
 ]
 
 
