@@ -247,6 +247,7 @@ SLIDERS = [
     ("09_several_catapults", "third-rate"),
     ("10_sgd", "sgd-rates"),
     ("11_agop", "agop"),
+    ("12_catapults_teach_features", "catapult-ways"),
     ("13_batch_size_and_optimizers", "batch-size"),
 ]
 
