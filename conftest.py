@@ -2,4 +2,7 @@
 
 import os
 
-os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.pop("TQDM_DISABLE", None)  # a worker has it from the process that started it
+import tqdm  # noqa: F401  it reads its variables now; the tests' own process keeps its bars
+
+os.environ["TQDM_DISABLE"] = "1"

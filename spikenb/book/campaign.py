@@ -19,6 +19,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -77,9 +78,8 @@ def key(job, result=None):
     """
     cells = json.loads(job.notebook.read_text(encoding="utf-8"))["cells"]
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    trees = [_parse(source) for source in code]
-    parts = [_plain(tree) for tree in trees]
-    parts += [f"{name} {_plain(_parse(path.read_text('utf-8')))}" for name, path in sorted(_modules(trees).items())]
+    parts = [_plain(source) for source in code]
+    parts += [f"{name} {_plain(text)}" for name, text in sorted(_modules(code).items())]
     for id, row in claims.table().items():
         if any(f'"{id}"' in source for source in code):
             parts.append(json.dumps([id, row.get("tests"), row.get("part"), row.get("count")], sort_keys=True))
@@ -93,8 +93,10 @@ def _parse(source):
     return ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))
 
 
-def _plain(tree):
-    """A tree as text, without docstrings, comments, layout and line numbers."""
+@cache  # the board asks for the same modules once for each of its results
+def _plain(source):
+    """A source as text, without docstrings, comments, layout and line numbers."""
+    tree = _parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
@@ -103,27 +105,32 @@ def _plain(tree):
     return ast.dump(tree)
 
 
-def _modules(trees):
-    """The package's modules that the trees import, and those that these import: {name: path}.
+@cache
+def _imports(source, package):
+    """The names that a source of a package may import: modules, and what is taken from them."""
+    names = []
+    for node in ast.walk(_parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _modules(code):
+    """The package's modules that the sources import, and those that these import: {name: its text}.
 
     Not `downloads`: what it fetches is verified by digests, and is the same whatever its code does.
     """
-    found, waiting = {}, [(tree, "") for tree in trees]
+    found, waiting = {}, [(source, "") for source in code]
     while waiting:
-        tree, package = waiting.pop()
-        for node in ast.walk(tree):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
-                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-            for name in names:
-                path = _source(name)
-                if path and name not in found and path.name != "downloads.py":
-                    found[name] = path
-                    inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
-                    waiting.append((_parse(path.read_text("utf-8")), inside))
+        for name in _imports(*waiting.pop()):
+            path = _source(name)
+            if path and name not in found and path.name != "downloads.py":
+                found[name] = path.read_text("utf-8")
+                inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
+                waiting.append((found[name], inside))
     return found
 
 
@@ -204,7 +211,7 @@ def run_job(job, wanted, threads=1, timeout=600):
 
 
 def _execute(job, timeout, last):
-    """The claims of one execution, or its error; None if it is worth another try."""
+    """The claims of one execution, with its error if it had one; None if it is worth another try."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -219,17 +226,21 @@ def _execute(job, timeout, last):
         source.write_text(json.dumps(notebook), encoding="utf-8")
         options = dict(kernel_name="python3", cwd=folder, progress_bar=False, log_output=False)
         options |= dict(config=transport, start_timeout=120, execution_timeout=timeout)
+        failed = {}
         try:
             papermill.execute_notebook(str(source), str(output), dict(job.parameters), **options)
         except PapermillExecutionError as error:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-            return {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
+            failed = {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
         except Exception as error:  # the kernel died, did not answer, or would not start
+            if not last:
+                return None
             first_line = (str(error).splitlines() or [""])[0]
             failed = {"status": "failed", "error": f"{type(error).__name__}: {first_line}", "traceback": str(error)}
-            return failed if last else None
-        raw = claims.metrics(output)
-        return {"claims": [row | raw[row["id"]] for row in claims.stored(output)]}
+        if not output.is_file():
+            return failed
+        raw = claims.metrics(output)  # papermill writes after each cell: what was settled before an error is kept
+        return failed | {"claims": [row | raw[row["id"]] for row in claims.stored(output)]}
 
 
 def _version(name):
@@ -330,7 +341,7 @@ def summary(store, notebooks):
 
     Returns ({id: {scale: row}}, [(job name, error, current)]). A row has `verdicts`, {verdict: count} over the
     current results; `spread`, {metric: (least, median, most)} over their first runs; and `stale`, how many results
-    are out of date and left out.
+    are out of date and left out. What a failed job had settled before its error counts.
     """
     found, failed = {}, []
     for notebook in map(Path, notebooks):
@@ -341,8 +352,7 @@ def summary(store, notebooks):
             current = result["key"] == key(Job(notebook, tuple(_ordered(result["parameters"]))), result)
             if result["status"] == "failed":
                 failed.append((f"{notebook.stem}/{path.stem}", result["error"], current))
-                continue
-            for claim in result["claims"]:
+            for claim in result.get("claims", ()):
                 scale = result["parameters"]["SCALE"]
                 row = found.setdefault(claim["id"], {}).setdefault(scale, {"verdicts": {}, "stale": 0, "first": []})
                 if not current:
