@@ -249,6 +249,7 @@ SLIDERS = [
     ("11_agop", "agop"),
     ("12_catapults_teach_features", "catapult-ways"),
     ("13_batch_size_and_optimizers", "batch-size"),
+    ("14_edge_in_many_directions", "edge-directions"),
 ]
 
 
