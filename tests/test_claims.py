@@ -107,7 +107,7 @@ def test_counts_over_seeds_decide():
     "id, measured, name",
     [
         ("Z-s9", {}, "id must be one of"),
-        ("L-f5", {}, "id 'L-f5' has no criterion"),
+        ("C-f14", {}, "id 'C-f14' has no criterion"),
         ("Z-f3d", {}, "measured lacks the metric.*match"),
         ("Z-f3d", [], "measured is empty"),
     ],

@@ -250,6 +250,7 @@ SLIDERS = [
     ("12_catapults_teach_features", "catapult-ways"),
     ("13_batch_size_and_optimizers", "batch-size"),
     ("14_edge_in_many_directions", "edge-directions"),
+    ("15_dataset_size_singularity", "dataset-size"),
 ]
 
 
