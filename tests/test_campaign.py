@@ -18,6 +18,7 @@ from conftest import CHAPTERS, ROOT
 from spikenb.book import campaign, claims
 from spikenb.book.board import over_seeds
 
+TABLE_1 = "13_batch_size_and_optimizers"
 PARAMETERS = 'SEED = 0\nSCALE = "laptop"\nDEVICE = "cpu"'
 SETTLE = """from spikenb.book import claims
 open({log!r}, "a").write(f"{name} {{SEED}}\\n")
@@ -308,3 +309,14 @@ def test_committed_results_are_current_and_agree_with_the_pages():
         assert row["verdicts"].get(stored[id]["verdict"], 0) >= least, id
     folders = [ROOT / "results" / path.stem for path in CHAPTERS]  # beside them stand the benchmarks
     assert sum(p.stat().st_size for folder in folders for p in folder.glob("*.json")) < 3e6
+
+
+def test_table_1_at_the_sources_size_is_that_of_the_stored_run():
+    """Chapter 13 has the numbers of its run at paper scale in prose: they are the stored ones."""
+    claim = next(c for c in campaign.read(ROOT / "results", f"{TABLE_1}/paper-seed0")["claims"] if c["id"] == "C-t1")
+    table = re.findall(r"^\| (?:5|10|50|all) \|(.*)\|$", (ROOT / f"book/{TABLE_1}.md").read_text("utf-8"), re.M)
+    assert len(table) == 4
+    for k, row in enumerate(table):
+        for key, cell in zip(("test", "align"), row.split("|")[::2]):
+            stored = [f"{claim['measured'][0][f'{key}_{k}_set_{j}']:.2f}".removeprefix("0") for j in range(3)]
+            assert cell.split() == stored
