@@ -2,6 +2,8 @@
 """Build, test and edit the book; every command first makes its own environment, benchmark in folders of its own.
 
 python3 make.py book              build the pages and open them
+python3 make.py pdf               build the pages and print them, _build/book.pdf (with an installed Chromium)
+python3 make.py zip               build the pages and pack them, _build/book.zip, to be read without a network
 python3 make.py test              run all tests
 python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md;
                                   one that shows a data pack is left alone where the pack is missing
@@ -92,12 +94,23 @@ def book(arguments):
         webbrowser.open(INDEX.as_uri())
 
 
+def printed(arguments):
+    """The pages as one PDF or one zip."""
+    arguments.no_open = True
+    book(arguments)
+    target = f"_build/book.{arguments.command}"
+    run("-m", "spikenb.book.printing", arguments.command, str(INDEX.parent), target)
+
+
 def test(arguments):
     run("-m", "pytest", "-n", "2", *arguments.rest)
 
 
 def notebooks(arguments):
-    pages = [Path(p).resolve() for p in arguments.rest] or sorted(ROOT.glob("book/[0-9]*.md"))
+    pages = [Path(p).resolve() for p in arguments.rest] or [
+        *sorted(ROOT.glob("book/[0-9]*.md")),
+        *ROOT.glob("book/why_*.md"),
+    ]
     for page in pages:
         target = page.with_suffix(".ipynb")
         if target.exists() and (packs := missing_packs(page.read_text(encoding="utf-8"))):
@@ -168,12 +181,13 @@ def settled(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["book", "test", "notebooks", "benchmark"])
+    parser.add_argument("command", choices=["book", "pdf", "zip", "test", "notebooks", "benchmark"])
     parser.add_argument("--no-open", action="store_true", help="build the book without opening it")
     arguments, arguments.rest = parser.parse_known_args()
     if arguments.command != "benchmark":
         environment()
-    {"book": book, "test": test, "notebooks": notebooks, "benchmark": benchmark}[arguments.command](arguments)
+    commands = {"book": book, "pdf": printed, "zip": printed, "test": test}
+    {**commands, "notebooks": notebooks, "benchmark": benchmark}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

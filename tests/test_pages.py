@@ -18,10 +18,12 @@ from spikenb.book import board, claims
 
 PAGES = [
     "index",
+    "how_to_read",
     *(p.stem for p in CHAPTERS),
     "board",
     "errata",
     "run_it_all",
+    "why_numbers_differ",
     "glossary",
     "bibliography",
     "api",
