@@ -13,6 +13,7 @@ from spikenb.book import printing
 
 MATHS = '<script>window.MathJax = {"options": {}}</script><script defer src="../_static/mathjax/tex-svg.js"></script>'
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>
+<style>body, .bd-main, .bd-main .bd-content {{ display: flex; }}</style>
 <link rel="stylesheet" href="../_static/book.css">{maths}<script src="../_static/searchtools.js"></script></head>
 <body><nav class="bd-links"><a href="#">here</a><a href="01_one.html">1</a><a href="02_two.html">2</a></nav>
 <article class="bd-article">{text}</article></body></html>"""
