@@ -1,0 +1,568 @@
+"""Why did my loss spike? The book's tools on an ordinary PyTorch loop.
+
+    watch = diagnose.Watch(model, loss_fn, optimizer)
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        optimizer.step()
+        watch.see(x, y, loss)
+    print(watch.report())
+
+Every optimizer here takes the step θ ← θ - S²·(momentum of ∇L), S² the learning rate over the preconditioner of each
+parameter, and on a quadratic it is stable where λ1(S H S) < c, H the Hessian (`threshold` has the c of each). So one
+number is measured, the *ratio* λ1(S H S)/c: above 1 the step is linearly unstable. It is λ1/(2/η) for gradient descent
+and λ1/((2 + 2β)/η) for heavy-ball momentum. For Adam it is the sharpness of the preconditioned Hessian P⁻¹H over
+(2 + 2β1)/((1 - β1)η), which is 38/η for β1 = 0.9 (Cohen et al. 2022, *Adaptive Gradient Methods at the Edge of
+Stability*, arXiv:2207.14484), with P = (1 - β1^t)(√v̂ + ε).
+"""
+
+import contextlib
+import functools
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils import _pytree
+
+from . import _checks, _stories, curvature
+from ._stories import (  # noqa: F401
+    BATCH,
+    CURVATURE,
+    DIVERGENCE,
+    FAULT,
+    HEALTHY,
+    SCHEDULE,
+    STORIES,
+    UNKNOWN,
+    WINDOW,
+    Diagnosis,
+    Event,
+    Step,
+    at_rates,
+    is_tensor,
+    rows,
+)
+from .problem import Problem
+
+
+def threshold(optimizer):
+    """c, the value of λ1(S H S) above which the optimizer is unstable on a quadratic.
+
+    | optimizer | S² | c |
+    |---|---|---|
+    | SGD | η | 2 |
+    | SGD, heavy-ball β, dampening d | η(1 - d) | 2 + 2β |
+    | SGD, Nesterov | η | (2 + 2β)/(1 + 2β) |
+    | RMSprop, momentum μ | η/(√v + ε) | 2 + 2μ |
+    | Adagrad | η/(√Σg² + ε) | 2 |
+    | Adam, AdamW | η/((1 - β1^t)(√v̂ + ε)) | (2 + 2β1)/(1 - β1) |
+
+    Raises TypeError for another optimizer, ValueError for groups of different momentum and for `maximize`.
+    """
+    found = {_threshold(optimizer, group) for group in optimizer.param_groups}
+    if len(found) > 1:
+        raise ValueError("optimizer has groups of different momentum: no one threshold holds for them together")
+    return found.pop()
+
+
+def _threshold(optimizer, group):
+    if group.get("maximize"):
+        raise ValueError("optimizer maximizes; hand over one that minimizes the loss")
+    if isinstance(optimizer, torch.optim.SGD):
+        beta = group["momentum"]
+        return (2 + 2 * beta) / (1 + 2 * beta) if group["nesterov"] else 2 + 2 * beta
+    if isinstance(optimizer, torch.optim.RMSprop):
+        return 2 + 2 * group["momentum"]
+    if isinstance(optimizer, torch.optim.Adagrad):
+        return 2.0
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return (2 + 2 * group["betas"][0]) / (1 - group["betas"][0])
+    raise TypeError(
+        f"optimizer is {type(optimizer).__name__}, whose threshold is not known here; SGD, RMSprop, Adagrad, Adam "
+        "and AdamW are"
+    )
+
+
+def _squares(optimizer, group, p):
+    """S² of one parameter, as the last step used it: a float, or a tensor of its shape."""
+    lr, state = float(group["lr"]), optimizer.state.get(p, {})
+    if isinstance(optimizer, torch.optim.SGD):
+        return lr * (1 - group["dampening"]) if group["momentum"] else lr
+    if not state:  # this parameter had no gradient so far, and does not move
+        return 0.0
+    if isinstance(optimizer, torch.optim.RMSprop):
+        v = state["square_avg"] - state["grad_avg"] ** 2 if group["centered"] else state["square_avg"]
+        return lr / (v.float().clamp_min(0).sqrt() + group["eps"])
+    if isinstance(optimizer, torch.optim.Adagrad):
+        lr = lr / (1 + (float(state["step"]) - 1) * group["lr_decay"])
+        return lr / (state["sum"].float().sqrt() + group["eps"])
+    t, (beta1, beta2) = float(state["step"]), group["betas"]
+    v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"].float() / (1 - beta2**t)
+    return lr / ((1 - beta1**t) * (v.sqrt() + group["eps"]))
+
+
+@dataclass
+class Report:
+    """`diagnoses`, one a spike; `story`, the first one's or "no spike"; `notes` on what was done and what was not.
+
+    `overhead`: the seconds spent on inspection within the loop over those of the training; `seconds`: what the report
+    itself took after it; `bytes`: the most that the watch held at once.
+    """
+
+    diagnoses: list
+    notes: list
+    overhead: float
+    seconds: float
+    bytes: int
+
+    @property
+    def story(self):
+        return self.diagnoses[0].story if self.diagnoses else HEALTHY
+
+    def __str__(self):
+        return "\n".join([*(map(str, self.diagnoses or [HEALTHY])), *self.notes])
+
+
+class Watch:
+    """A recorder for a training loop: it keeps the last steps, notices jumps of the loss, and says why.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    loss_fn : callable
+        loss_fn(model(x), y), a tensor of one element.
+    optimizer : torch.optim.Optimizer
+        SGD, RMSprop, Adagrad, Adam or AdamW, of parameters of the model; see `threshold`.
+    every : int
+        A checkpoint, and where `budget` allows an inspection, each so many steps.
+    keep : int
+        The steps whose θ and batch are kept; the cause must lie within them when the loss jumps.
+    ratio : float
+        The rise of the loss of the reference batch that makes a jump a spike.
+    budget : float
+        The share of the training time that may go into inspection within the loop. Over it nothing is inspected, and
+        parameters are kept every tenth step only. What each step costs anyway, the loss and the gradient's norm, some
+        0.05 ms, is counted but not bounded: a loop of tiny steps can go over.
+    reference : int
+        The rows of the reference batch: the first that are seen.
+    events : int
+        The most spikes that are frozen for the report.
+    chunk : int, optional
+        Rows of a batch in one graph while curvature is measured: less memory, more time. It has no effect where the
+        loss is not the mean over the chunks (batch norm, dropout), nor on kernels.
+
+    All curvature is in float32 outside autocast. Dropout and other noise is frozen: one mask, the same in every
+    evaluation. Batch normalisation is as in training (the batch's statistics), on copies of its buffers.
+    Frozen parameters and those that the optimizer does not hold are constants; a tied weight counts once.
+
+    Raises TypeError or ValueError for an optimizer without a known threshold, one that holds a parameter that is not
+    the model's, and a model without a parameter to train.
+    """
+
+    def __init__(
+        self, model, loss_fn, optimizer, every=50, keep=5, ratio=2.0, budget=0.15, reference=256, events=3, chunk=None
+    ):
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn must be a function of (model(x), y), not {type(loss_fn).__name__}")
+        self.model = getattr(model, "_orig_mod", model)  # a compiled module cannot be differentiated twice
+        self.loss_fn, self.optimizer, self.c = loss_fn, optimizer, threshold(optimizer)
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        held = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+        if any(id(p) not in names for p, _ in held):
+            raise ValueError("optimizer holds a parameter that is not the model's; make it part of model")
+        self.moving = [(names[id(p)], p) for p, _ in held if p.requires_grad]
+        if not self.moving:
+            raise ValueError("model has no parameter that optimizer moves: all are frozen")
+        self.groups = [g for g, one in enumerate(optimizer.param_groups) for p in one["params"] if p.requires_grad]
+        self.adaptive = not isinstance(optimizer, torch.optim.SGD)
+        self.dim = sum(p.numel() for _, p in self.moving)
+        self.every, self.keep = _checks.count("every", every), _checks.count("keep", keep, 2)
+        self.ratio, self.budget = _checks.positive("ratio", ratio), _checks.positive("budget", budget)
+        self.chunk = None if chunk is None else _checks.count("chunk", chunk)
+        self.rows, self.most = _checks.count("reference", reference), _checks.count("events", events)
+        self.losses, self.gradients, self.history = [], [], []
+        self.ring, self.checkpoints, self.frozen, self.first, self.seen = [], [], [], [], 0
+        self.hard = self.unseen = self.skipped = self.missed = self.more = self.bytes = 0
+        self.open, self.pending, self.failed, self.tracker = None, None, None, curvature.Tracker(tol=0.01)
+        self.modes, self.cost, self.start, self.spent, self.last = None, None, None, 0.0, None
+        self.hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._stepped)]
+
+    def close(self):
+        """Take the hooks off the optimizer."""
+        for hook in self.hooks:
+            hook.remove()
+
+    # within the loop
+
+    @contextlib.contextmanager
+    def _clock(self):
+        begin = time.perf_counter()
+        self.start = self.start or begin
+        yield
+        self.last = time.perf_counter()
+        self.spent += self.last - begin
+
+    @property
+    def overhead(self):
+        """The seconds of inspection within the loop over those of the training itself."""
+        trained = (self.last or 0) - (self.start or 0) - self.spent
+        return self.spent / trained if trained > 0 else 0.0
+
+    def _before(self, optimizer, args, kwargs):
+        with self._clock():
+            if self.modes is None:
+                self.modes = {name: module.training for name, module in self.model.named_modules()}
+            kept = len(self.losses) < WINDOW or len(self.losses) % 10 == 0
+            kept = kept or self.overhead <= 2 / 3 * self.budget
+            self.pending = {"theta": self._flat() if kept else None}
+
+    def _stepped(self, optimizer, args, kwargs):
+        if self.pending is None:
+            return
+        with self._clock(), torch.no_grad():
+            gradients = [p.grad for _, p in self.moving if p.grad is not None]
+            norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
+            self.pending["gradient"] = norms.norm().item()
+            self.pending["rates"] = rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+            if self.pending["theta"] is not None:
+                last = self.ring[-1] if self.ring else None
+                same = last and not self.adaptive and last.rates == rates  # S as before: nothing new to keep
+                self.pending["scale"] = last.scale if same else self._scale(optimizer)
+
+    def _scale(self, optimizer):
+        parts = []
+        for (_, p), g in zip(self.moving, self.groups, strict=True):
+            square = _squares(optimizer, optimizer.param_groups[g], p)
+            parts.append(square.reshape(-1) if is_tensor(square) else p.new_full((p.numel(),), square).float())
+        return torch.cat(parts).sqrt_()
+
+    def see(self, x, y, loss, index=None):
+        """Call once after each `optimizer.step()`, with the batch of that step.
+
+        x : a tensor, a tuple of the model's arguments, or a dict of them by name; batches are kept, not copied.
+        y : what loss_fn takes. loss : the step's loss, a tensor or a float. index : the rows' names in your data.
+        """
+        with self._clock():
+            value, pending = float(loss.detach() if is_tensor(loss) else loss), self.pending
+            self.pending, t, last = None, len(self.losses), self.ring[-1] if self.ring else None
+            self.losses.append(value)
+            if pending is None:  # a gradient scaler left the step out
+                self.skipped += 1
+                pending = {"theta": None, "gradient": math.nan, "rates": last.rates if last else None}
+            self.gradients.append(pending["gradient"])
+            if pending["theta"] is None and last is not None:  # over the budget: the last θ kept stands for this one
+                self.missed += 1
+                at = at_rates(last, pending["rates"])
+                pending |= {"theta": at.theta, "scale": at.scale, "exact": False}
+            if pending["theta"] is not None:
+                kept = (t, pending["theta"], pending["scale"], pending["rates"], x, y, index, value)
+                self.ring = [*self.ring, Step(*kept, pending["gradient"], pending.get("exact", True))][-self.keep :]
+                if self.seen < self.rows and math.isfinite(value):
+                    self.first.append((x, y))
+                    self.seen += rows(x)
+                self._look(t, value, self.pending is None and math.isnan(pending["gradient"]))
+
+    def _look(self, t, value, skipped):
+        finite = math.isfinite(value) and (skipped or self.open is not None or math.isfinite(self.gradients[t]))
+        recent = sorted(v for v in self.losses[max(0, t - WINDOW) : t] if math.isfinite(v))
+        base = recent[len(recent) // 2] if recent else value
+        if self.open is not None:
+            self._follow(t, value, finite)
+        elif not finite:
+            self._freeze(t, base, False)
+        elif len(recent) >= 3 and value > 1.5 * base and value > base + 7 * np.median([abs(v - base) for v in recent]):
+            self._freeze(t, base, True)
+        elif t % self.every == 0 or not self.checkpoints:
+            self.checkpoints = [*self.checkpoints[:1], *self.checkpoints[1:][-1:], self.ring[-1]]
+            self._inspect(self.ring[-1])
+            self.bytes = max(self.bytes, self._held())
+
+    def _freeze(self, t, base, finite):
+        if finite and sum(event.shared or False for event in self.frozen) >= self.most:
+            self.more += 1
+            return
+        after, peak = self._flat(), self.losses[t] if finite else math.inf
+        self.open = Event(t, base, self.ring, after, after, list(self.checkpoints), finite, peak, not finite)
+        self.frozen.append(self.open)
+        self.bytes = max(self.bytes, self._held())
+
+    def _follow(self, t, value, finite):
+        """Note the peak of the jump that is open; close it when the loss is back."""
+        event = self.open
+        if not finite:
+            event.finite, event.peak = False, math.inf
+        elif value > event.peak:
+            event.peak, event.worst = value, self.ring[-1].theta
+        if t >= event.step + 3 and np.median(self.losses[t - 2 : t + 1]) <= 1.5 * event.before:
+            event.end, self.open = t, None
+            if self.overhead <= self.budget:
+                self._check(event)
+            doubtful = [e for e in self.frozen if not e.shared]
+            if len(self.frozen) > self.most and doubtful:  # the smallest of those that there was no time to check
+                self.frozen.remove(min(doubtful, key=lambda e: e.peak / e.before))
+                self.unseen += 1
+
+    def _check(self, event):
+        """Drop a jump that the reference batch did not share, against the last checkpoint and the first kept step."""
+        if event.shared is None:
+            known = [self.reference_loss(kept.theta) for kept in (*event.stable[-1:], event.kept[0])]
+            now = [self.reference_loss(theta) for theta in (event.kept[-1].theta, event.after, event.worst)]
+            event.shared = not event.finite or not max(now) < self.ratio * min(known)
+            if not event.shared:
+                self.frozen = [e for e in self.frozen if e is not event]
+                self.hard += 1
+
+    def _inspect(self, kept):
+        """The ratio of the reference batch, if the budget has room for what it cost the last time."""
+        trained = self.last - self.start - self.spent if self.last else 0.0
+        if self.cost is None:  # a guess to begin with
+            begin = time.perf_counter()
+            self.reference_loss(kept.theta)
+            self.cost = 100 * (time.perf_counter() - begin)
+        if not trained or self.spent + self.cost > self.budget / 2 * trained:  # the other half is for what is kept
+            return
+        begin = time.perf_counter()
+        try:
+            x, y = self.reference_batch()
+            with torch.autocast(kept.theta.device.type, enabled=False):
+                ratio = self.tracker(self._problem(kept, x, y), torch.zeros_like(kept.theta)) / self.c
+            self.history.append((kept.step, ratio))
+        except (FloatingPointError, RuntimeError) as error:
+            self.failed = error
+        self.cost = time.perf_counter() - begin
+
+    # the loss as a function of a flat θ
+
+    def _flat(self):
+        return torch.cat([p.detach().reshape(-1).float() for _, p in self.moving])
+
+    def _held(self):
+        """The bytes of all that is kept: each tensor once."""
+        steps = [*self.ring, *self.checkpoints]
+        steps += [k for event in self.frozen for k in (*event.kept, *event.stable)]
+        tensors = [t for k in steps for t in (k.theta, k.scale, *_pytree.tree_leaves((k.x, k.y)))]
+        tensors += [theta for event in self.frozen for theta in (event.after, event.worst)] + _pytree.tree_leaves(
+            self.first
+        )
+        each = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if is_tensor(t)}
+        return sum(each.values())
+
+    def reference_batch(self):
+        """The first rows seen, as one batch; the first batch alone where they cannot be joined."""
+        if len(self.first) > 1 and sum(rows(a) for a, _ in self.first) >= self.rows:
+            with contextlib.suppress(RuntimeError, ValueError, TypeError):
+                self.first = [_pytree.tree_map(lambda *parts: torch.cat(parts)[: self.rows], *self.first)]
+        return self.first[0] if self.first else (self.ring[0].x, self.ring[0].y)
+
+    def reference_loss(self, theta):
+        with torch.no_grad():
+            return self._loss(theta, *self.reference_batch()).item()
+
+    def outputs(self, theta, x):
+        """The module's outputs with θ in place of its parameters: float32, noise frozen, buffers copied, modes as in
+        the training."""
+        parts = theta.split([p.numel() for _, p in self.moving])
+        state = {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
+        state |= {name: p.detach() for name, p in self.model.named_parameters()}
+        state = {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
+        state |= {name: part.view(p.shape) for (name, p), part in zip(self.moving, parts, strict=True)}
+        x = _pytree.tree_map(lambda v: v.float() if is_tensor(v) and v.is_floating_point() else v, x)
+        args, kwargs = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else ((x,), {})
+        now = {name: module.training for name, module in self.model.named_modules()}
+        self._set_modes(self.modes)
+        cuda = [theta.device] if theta.is_cuda else []
+        maths = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # can be differentiated twice
+        try:
+            with torch.random.fork_rng(cuda), torch.autocast(theta.device.type, enabled=False), maths:
+                torch.manual_seed(0)
+                with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self._recurrent()):
+                    return torch.func.functional_call(self.model, state, args, kwargs)
+        finally:
+            self._set_modes(now)
+
+    def _recurrent(self):
+        return any(isinstance(module, torch.nn.RNNBase) for module in self.model.modules())
+
+    def _set_modes(self, modes):
+        for name, module in self.model.named_modules():
+            module.training = modes.get(name, module.training) if modes else module.training
+
+    def _loss(self, theta, x, y):
+        y = _pytree.tree_map(lambda v: v.float() if is_tensor(v) and v.is_floating_point() else v, y)
+        return self.loss_fn(self.outputs(theta, x), y)
+
+    def loss_at(self, kept, gradient=False):
+        """The loss of a kept step's own batch in float32; with `gradient` also the norm of its gradient."""
+        theta = kept.theta.clone().requires_grad_(True)
+        loss = self._loss(theta, kept.x, kept.y)
+        return (loss.item(), torch.autograd.grad(loss, theta)[0].norm().item()) if gradient else loss.item()
+
+    def _problem(self, kept, x, y):
+        """φ ↦ L(θ + Sφ), whose Hessian at φ = 0 is S H S; with the optimizer's own L2 term in L."""
+        decay = [(group.get("weight_decay", 0), group["params"]) for group in self.optimizer.param_groups]
+        adamw = isinstance(self.optimizer, torch.optim.AdamW)
+        decoupled = adamw or self.optimizer.param_groups[0].get("decoupled_weight_decay", False)
+        by_id = {} if decoupled else {id(p): d for d, params in decay for p in params}
+        weights = torch.cat([torch.full((p.numel(),), float(by_id.get(id(p), 0))) for _, p in self.moving])
+        weights = weights.to(kept.theta) if weights.any() else None
+
+        def term(part):
+            return lambda phi: part[2] * self._loss(kept.theta + kept.scale * phi, *part[:2])
+
+        terms = [term(part) for part in self._parts(kept.theta, x, y)]
+        if weights is not None:
+            terms.append(lambda phi: (weights * (kept.theta + kept.scale * phi) ** 2).sum() / 2)
+        return _Terms(terms, self.dim)
+
+    def _parts(self, theta, x, y):
+        """(x, y, weight) of at most `chunk` rows each; the whole where the loss is not the mean over them."""
+        n = rows(x)
+        if self.chunk is None or n <= self.chunk or not all(is_tensor(v) for v in (x, y)):
+            return [(x, y, 1.0)]
+        cuts = [slice(i, i + self.chunk) for i in range(0, n, self.chunk)]
+        parts = [(x[cut], y[cut], len(x[cut]) / n) for cut in cuts]
+        with torch.no_grad():
+            whole, joined = self._loss(theta, x, y), sum(w * self._loss(theta, a, b) for a, b, w in parts)
+        return parts if torch.isclose(whole, joined, rtol=1e-4) else [(x, y, 1.0)]
+
+    def ratio_of(self, kept, x, y, k=1):
+        """λ1(S H S)/c, …, λ_k(S H S)/c of a batch at a kept step, and their vectors as columns."""
+        pairs = _top(self._problem(kept, x, y), kept.theta, k)
+        return pairs.values / self.c, pairs.vectors
+
+    def kernel_of(self, kept, x, k=1):
+        """As `ratio_of`, with the tangent kernel's part of the Hessian, S JᵀJ S·h/n, and h from `output_curvature`.
+
+        It is the Hessian of (h/2n)Σ(f(θ + Sφ) - f(θ))² at φ = 0. The kernel does not vanish where a sample's softmax is
+        saturated, as the Hessian does. Returns the values, the vectors, and each sample's share of the first.
+        """
+        with torch.no_grad():
+            fixed = self.outputs(kept.theta, x)
+
+        def loss(phi):
+            moved = self.outputs(kept.theta + kept.scale * phi, x) - fixed
+            return self.output_curvature * moved.square().sum() / (2 * len(fixed))
+
+        pairs = _top(Problem(loss, self.dim), kept.theta, k)
+        s = torch.zeros((), device=fixed.device, requires_grad=True)
+        w = torch.zeros_like(fixed, requires_grad=True)
+        moved = self.outputs(kept.theta + s * kept.scale * pairs.vectors[:, 0], x)
+        (slope,) = torch.autograd.grad((moved * w).sum(), s, create_graph=True)
+        (along,) = torch.autograd.grad(slope, w)  # J S v, by two backward passes
+        each = along.square().reshape(len(along), -1).sum(1)
+        return pairs.values / self.c, pairs.vectors, (each / each.sum()).cpu()
+
+    @functools.cached_property
+    def output_curvature(self):
+        """h: the largest curvature of one row's loss by its outputs, n·λ1(∂²L/∂f²) on the reference batch.
+
+        2 for a squared error summed over outputs, at most 1/2 for cross-entropy; measured before the first spike.
+        """
+        x, y = self.reference_batch()
+        theta = (self.frozen[0].kept[0] if self.frozen else self.ring[-1]).theta
+        with torch.no_grad():
+            outputs = self.outputs(theta, x)
+        if not is_tensor(outputs) or len(outputs) != rows(x):
+            raise ValueError("the model's outputs are not one tensor with a row a sample")
+        problem = Problem(lambda f: self.loss_fn(f.view(outputs.shape), y), outputs.numel())
+        return len(outputs) * curvature.top_eigenpairs(problem, outputs.reshape(-1), tol=0.05).values[0].item()
+
+    # after the loop
+
+    def report(self):
+        """Inspect what was frozen, and say what each spike was. Returns a `Report`."""
+        begin = time.perf_counter()
+        for event in list(self.frozen):
+            self._check(event)
+        diagnoses = [_stories.diagnose(self, event) for event in self.frozen]
+        notes = [
+            f"{len(self.losses)} steps; threshold on λ1(SHS): c = {self.c:.4g} ({type(self.optimizer).__name__}); "
+            f"curvature in float32"
+        ]
+        if self.history:
+            steps, ratios = zip(*self.history, strict=True)
+            notes.append(
+                f"λ1/threshold on {len(steps)} inspections: {ratios[0]:.3g} at step {steps[0]}, at most "
+                f"{max(ratios):.3g}, {ratios[-1]:.3g} at step {steps[-1]}"
+            )
+        modules = list(self.model.modules())
+        if any(isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p for m in modules):
+            notes.append("dropout: inspected with one frozen mask")
+        if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in modules):
+            notes.append("batch norm: inspected as in training; its samples depend on each other, so none are named")
+        for count, what in (
+            (self.hard, "jumps of one batch's loss that the reference batch did not share: not spikes"),
+            (self.more, f"further spikes beyond the first {self.most}, not inspected"),
+            (self.unseen, "small jumps of the loss that were let go unseen, for the budget"),
+            (self.skipped, "batches without an optimizer step"),
+            (
+                self.missed,
+                "steps whose parameters were not kept, for the budget: the last ones kept stand for them",
+            ),
+        ):
+            if count > 0:
+                notes.append(f"{count} {what}")
+        seconds = time.perf_counter() - begin
+        notes.append(
+            f"inspection within the loop: {100 * self.overhead:.1f}% of the training time (bound "
+            f"{100 * self.budget:.0f}%); this report: {seconds:.1f} s; kept: at most {self.bytes / 1e6:.1f} MB"
+        )
+        return Report(diagnoses, notes, self.overhead, seconds, self.bytes)
+
+
+class _Terms(Problem):
+    """A sum of functions of θ, of which one graph lives at a time."""
+
+    def __init__(self, terms, dim):
+        super().__init__(lambda theta: sum(term(theta) for term in terms), dim)
+        self.terms = terms
+
+    def _terms(self, theta):
+        return [lambda term=term: term(theta) for term in self.terms]
+
+
+def _top(problem, like, k):
+    """The top pairs at φ = 0, to a thousandth where 60 products reach that."""
+    rows = torch.randn(len(like), max(k, 2), generator=torch.Generator().manual_seed(0)).to(like)[:, : len(like)]
+    with torch.autocast(like.device.type, enabled=False):
+        return curvature.lanczos(problem.hessian_operator(torch.zeros_like(like)), rows, k, tol=1e-3, most=60)
+
+
+def __getattr__(name):
+    if name == "LightningCallback":
+        return _lightning_callback()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _lightning_callback():
+    import lightning
+
+    class LightningCallback(lightning.Callback):
+        """A `Watch` in a Lightning training: `Trainer(callbacks=[LightningCallback(loss_fn)])`.
+
+        For automatic optimization with one optimizer, batches (x, y) and a module whose forward gives what `loss_fn`
+        takes. Keywords are `Watch`'s. `watch` is the recorder, and `report` the `Report` after the training.
+        """
+
+        def __init__(self, loss_fn, **options):
+            self.loss_fn, self.options, self.watch, self.report = loss_fn, options, None, None
+
+        def on_train_start(self, trainer, pl_module):
+            if len(trainer.optimizers) != 1 or trainer.accumulate_grad_batches != 1:
+                raise ValueError("LightningCallback takes one optimizer and no accumulated gradients")
+            self.watch = Watch(pl_module, self.loss_fn, trainer.optimizers[0], **self.options)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            x, y = batch
+            self.watch.see(x, y, outputs["loss"])
+
+        def on_train_end(self, trainer, pl_module):
+            self.watch.close()
+            self.report = self.watch.report()
+
+    return LightningCallback
