@@ -14,7 +14,7 @@ CURVATURE, BATCH = "curvature crossed the threshold", "a batch's critical rate f
 SCHEDULE, DIVERGENCE = "learning-rate schedule", "divergence"
 FAULT, UNKNOWN, HEALTHY = "numerical fault", "not explained", "no spike"
 STORIES = CURVATURE, BATCH, SCHEDULE, DIVERGENCE, FAULT, UNKNOWN
-OUTLIER = 2.0  # a batch is to blame where it is so many times as sharp as the median of its neighbours
+OUTLIER = {"batches": 2.0, "kernels": 8.0}  # a batch is to blame where it is so many times the median of its neighbours
 EDGE = 0.85  # at the edge λ1/threshold hovers about 1, and it falls as the oscillation that it drives grows
 WINDOW = 20  # steps that a jump of the loss is held against
 
@@ -42,11 +42,12 @@ class Event:
     before: float
     kept: list  # the last steps, oldest first
     after: torch.Tensor  # θ after the last of them
-    worst: torch.Tensor  # θ where the loss was largest since
+    worst: torch.Tensor  # θ where the loss was largest since `step`
     stable: list  # the checkpoints
     finite: bool
     peak: float
     sudden: bool  # not finite at once, without a jump before
+    later: float = -math.inf  # the largest loss since `step`
     end: int | None = None
     shared: bool | None = None  # by the reference batch; None: not looked at yet
     reference: list | None = None  # the reference loss at each kept θ and at `after`
@@ -57,8 +58,8 @@ class Diagnosis:
     """One spike: `story` is the first answer, `others` what fits beside it, `lines` the numbers it rests on.
 
     `step` and `end`: where the loss jumped, and where it was back (None where it never was). `batch`: the step whose
-    batch is to blame, and `samples` its heaviest as (name, share of the batch's curvature vᵀHv); None and empty unless
-    the story is a batch's. `numbers`: every number of the lines.
+    batch is to blame, and `samples` its heaviest as (name, share of the kernel's top direction); None and empty where a
+    batch is neither the story nor among the others. `numbers`: every number of the lines.
     """
 
     step: int
@@ -101,7 +102,7 @@ def _tell_the_rise(watch, event, d):
     n["returned"] = event.end is not None or bool(
         event.finite and len(losses) > event.step + 5 and np.median(tail) <= watch.ratio * event.before
     )
-    if spike is not None:
+    if spike is not None and (event.end is None or spike.end <= event.end):
         event.peak = n["peak"] = max(event.peak, spike.peak)
     peak = f"{event.peak:.4g}" if event.finite else "not finite"
     back = f"back at step {event.end}" if event.end is not None else f"not back by step {len(losses) - 1}"
@@ -170,19 +171,17 @@ def _tell_the_curvature(watch, event, d):
     n["earlier"] = list(zip([c.step for c in earlier], before, strict=True))
     if earlier:
         d.lines.append("before: " + ", ".join(f"{r:.3g} at step {t}" for t, r in n["earlier"]))
-    stable = [(c, r) for c, r in zip(earlier, before, strict=True) if r < EDGE]
+    stable, fits = [(c, r) for c, r in zip(earlier, before, strict=True) if r < EDGE], []
 
     rises = np.diff(np.where(np.isfinite(event.reference), event.reference, np.nan))
     j = int(np.nanargmax(np.where(np.isfinite(rises), rises, -np.inf))) if np.isfinite(rises).any() else len(kept) - 1
     worst, at_worst, batch_vector, shares = _tell_the_batches(watch, event, d)
     later = [v for v in (*event.reference[worst + 1 :], watch.reference_loss(event.worst)) if not math.isnan(v)]
     moved = max(later) > 1.2 * event.reference[worst] if later else not event.finite
-    blame = moved and any(
-        n[name][worst] > 1 and n[name][worst] > OUTLIER * max(np.median(np.delete(n[name], worst)), 0)
-        for name in ("batches", "kernels")
-        if name in n
-    )
-    fits = [BATCH] if blame else []
+    others = {name: max(np.median(np.delete(n[name], worst)), 1e-12) for name in OUTLIER if name in n}
+    above = {name: n[name][worst] / other for name, other in others.items() if n[name][worst] > 1}
+    blame = moved and any(factor > OUTLIER[name] for name, factor in above.items())
+    alone = others["batches"] <= 1 and max(above.values(), default=0) > OUTLIER["kernels"]
     recent = [r for t, r in n["earlier"] if t >= event.step - 2 * watch.every]
     crossed = max([ratio, *recent]) > EDGE
     if EDGE < max([ratio, *recent]) <= 1:
@@ -211,6 +210,8 @@ def _tell_the_curvature(watch, event, d):
     elif crossed:
         fits.append(CURVATURE)
         d.lines.append("over the threshold at each of these steps: where it crossed it was not seen")
+    if blame:  # where all batches are over the threshold, the sharpest is not the cause
+        fits.insert(0 if alone or not crossed else len(fits), BATCH)
     if not n["returned"] and DIVERGENCE not in fits and (not event.finite or event.peak > 1e3 * event.before or fits):
         fits.append(DIVERGENCE)
     d.story, d.others = (fits[0], fits[1:]) if fits else (UNKNOWN, [])
@@ -250,7 +251,7 @@ def _tell_the_batches(watch, event, d):
             f"batches at step {kept[0].step}, {what}: that of step {kept[top].step} has {values[top]:.3g}{rate}; the "
             f"others {others:.3g} (median of {len(kept) - 1})"
         )
-        outlies = values[top] > 1 and values[top] > OUTLIER * max(others, 0)
+        outlies = values[top] > 1 and values[top] > OUTLIER[name] * max(others, 0)
         if worst is None or (outlies and not n["batches"][worst] > 1):
             worst = top
     if len(found) > 1:

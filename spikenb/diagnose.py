@@ -106,7 +106,9 @@ def _squares(optimizer, group, p):
 
 @dataclass
 class Report:
-    """`diagnoses`, one a spike; `story`, the first one's or "no spike"; `notes` on what was done and what was not.
+    """`diagnoses`, one a spike in order; `story`, that of `main`, or "no spike"; `notes` on what was done and not.
+
+    `main` is the first spike that is not small beside the largest: whose rise is at least the square root of its.
 
     `overhead`: the seconds spent on inspection within the loop over those of the training; `seconds`: what the report
     itself took after it; `bytes`: the most that the watch held at once.
@@ -119,8 +121,13 @@ class Report:
     bytes: int
 
     @property
+    def main(self):
+        rises = [d.numbers["peak"] / max(d.numbers["before"], 1e-300) for d in self.diagnoses]
+        return next((d for d, rise in zip(self.diagnoses, rises, strict=True) if rise**2 >= max(rises)), None)
+
+    @property
     def story(self):
-        return self.diagnoses[0].story if self.diagnoses else HEALTHY
+        return self.main.story if self.diagnoses else HEALTHY
 
     def __str__(self):
         return "\n".join([*(map(str, self.diagnoses or [HEALTHY])), *self.notes])
@@ -151,8 +158,8 @@ class Watch:
     events : int
         The most spikes that are frozen for the report.
     chunk : int, optional
-        Rows of a batch in one graph while curvature is measured: less memory, more time. It has no effect where the
-        loss is not the mean over the chunks (batch norm, dropout), nor on kernels.
+        Rows of a batch in one graph while curvature is measured: less memory, more time. A quarter of the first batch
+        unless given. It has no effect where the loss is not the mean over the rows (batch norm, dropout).
 
     All curvature is in float32 outside autocast. Dropout and other noise is frozen: one mask, the same in every
     evaluation. Batch normalisation is as in training (the batch's statistics), on copies of its buffers.
@@ -251,6 +258,7 @@ class Watch:
             value, pending = float(loss.detach() if is_tensor(loss) else loss), self.pending
             self.pending, t, last = None, len(self.losses), self.ring[-1] if self.ring else None
             self.losses.append(value)
+            self.chunk = self.chunk or max(1, rows(x) // 4)
             if pending is None:  # a gradient scaler left the step out
                 self.skipped += 1
                 pending = {"theta": None, "gradient": math.nan, "rates": last.rates if last else None}
@@ -271,11 +279,18 @@ class Watch:
         finite = math.isfinite(value) and (skipped or self.open is not None or math.isfinite(self.gradients[t]))
         recent = sorted(v for v in self.losses[max(0, t - WINDOW) : t] if math.isfinite(v))
         base = recent[len(recent) // 2] if recent else value
+        spread = np.median([abs(v - base) for v in recent]) if recent else 0.0
+        jumps = len(recent) >= 3 and value > 1.5 * base and value > base + 7 * spread
+        if self.open is not None and (jumps or not finite) and self._is_back(t - 1):
+            self._close(t - 1)  # and the next one begins at once
+        elif self.open is not None and jumps and self._gives_way(t, value):
+            self.frozen = [e for e in self.frozen if e is not self.open]
+            self.open, self.unseen = None, self.unseen + 1
         if self.open is not None:
             self._follow(t, value, finite)
         elif not finite:
             self._freeze(t, base, False)
-        elif len(recent) >= 3 and value > 1.5 * base and value > base + 7 * np.median([abs(v - base) for v in recent]):
+        elif jumps:
             self._freeze(t, base, True)
         elif t % self.every == 0 or not self.checkpoints:
             self.checkpoints = [*self.checkpoints[:1], *self.checkpoints[1:][-1:], self.ring[-1]]
@@ -296,16 +311,29 @@ class Watch:
         event = self.open
         if not finite:
             event.finite, event.peak = False, math.inf
-        elif value > event.peak:
-            event.peak, event.worst = value, self.ring[-1].theta
-        if t >= event.step + 3 and np.median(self.losses[t - 2 : t + 1]) <= 1.5 * event.before:
-            event.end, self.open = t, None
-            if self.overhead <= self.budget:
-                self._check(event)
-            doubtful = [e for e in self.frozen if not e.shared]
-            if len(self.frozen) > self.most and doubtful:  # the smallest of those that there was no time to check
-                self.frozen.remove(min(doubtful, key=lambda e: e.peak / e.before))
-                self.unseen += 1
+        elif value > event.later:  # what the steps of the jump did, not the loss of the batch that began it
+            event.peak, event.later, event.worst = max(event.peak, value), value, self.ring[-1].theta
+        if self._is_back(t):
+            self._close(t)
+
+    def _gives_way(self, t, value):
+        """Whether the jump that is open had nearly ended, and is small beside what comes now."""
+        event = self.open
+        return self.losses[t - 1] <= 10 * event.before and value * event.before > event.peak**2
+
+    def _is_back(self, t):
+        event = self.open
+        return t >= event.step + 2 and max(self.losses[t - 1 : t + 1]) <= 1.5 * event.before
+
+    def _close(self, t):
+        event, self.open = self.open, None
+        event.end = t
+        if self.overhead <= self.budget:
+            self._check(event)
+        doubtful = [e for e in self.frozen if not e.shared]
+        if len(self.frozen) > self.most and doubtful:  # the smallest of those that there was no time to check
+            self.frozen.remove(min(doubtful, key=lambda e: e.peak / e.before))
+            self.unseen += 1
 
     def _check(self, event):
         """Drop a jump that the reference batch did not share, against the last checkpoint and the first kept step."""
@@ -361,7 +389,7 @@ class Watch:
 
     def reference_loss(self, theta):
         with torch.no_grad():
-            return self._loss(theta, *self.reference_batch()).item()
+            return sum(w * self._loss(theta, x, y).item() for x, y, w in self._parts(*self.reference_batch()))
 
     def outputs(self, theta, x):
         """The module's outputs with θ in place of its parameters: float32, noise frozen, buffers copied, modes as in
@@ -414,21 +442,34 @@ class Watch:
         def term(part):
             return lambda phi: part[2] * self._loss(kept.theta + kept.scale * phi, *part[:2])
 
-        terms = [term(part) for part in self._parts(kept.theta, x, y)]
+        terms = [term(part) for part in self._parts(x, y)]
         if weights is not None:
             terms.append(lambda phi: (weights * (kept.theta + kept.scale * phi) ** 2).sum() / 2)
         return _Terms(terms, self.dim)
 
-    def _parts(self, theta, x, y):
-        """(x, y, weight) of at most `chunk` rows each; the whole where the loss is not the mean over them."""
-        n = rows(x)
-        if self.chunk is None or n <= self.chunk or not all(is_tensor(v) for v in (x, y)):
+    def _parts(self, x, y):
+        """(x, y, weight) of at most `chunk` rows each; the whole where the loss is not the mean over its rows."""
+        n, chunk = rows(x), self.chunk
+        if n <= chunk or not self._is_mean:
             return [(x, y, 1.0)]
-        cuts = [slice(i, i + self.chunk) for i in range(0, n, self.chunk)]
-        parts = [(x[cut], y[cut], len(x[cut]) / n) for cut in cuts]
+        cuts = [slice(i, i + chunk) for i in range(0, n, chunk)]
+        pick = lambda data, cut: _pytree.tree_map(lambda v: v[cut], data)  # noqa: E731
+        return [(pick(x, cut), pick(y, cut), len(range(n)[cut]) / n) for cut in cuts]
+
+    @functools.cached_property
+    def _is_mean(self):
+        """Whether the loss of a batch is the mean over its rows, of which `_parts` are made; tried on one batch."""
+        kept = self.ring[-1]
+        n = rows(kept.x)
+        leaves = _pytree.tree_leaves((kept.x, kept.y))
+        if n < 2 or not all(is_tensor(v) and v.ndim and len(v) == n for v in leaves):
+            return False
+        cuts = slice(n // 2), slice(n // 2, n)
+        halves = [_pytree.tree_map(lambda v, cut=cut: v[cut], (kept.x, kept.y)) for cut in cuts]
         with torch.no_grad():
-            whole, joined = self._loss(theta, x, y), sum(w * self._loss(theta, a, b) for a, b, w in parts)
-        return parts if torch.isclose(whole, joined, rtol=1e-4) else [(x, y, 1.0)]
+            whole = self._loss(kept.theta, kept.x, kept.y)
+            joined = sum(rows(x) / n * self._loss(kept.theta, x, y) for x, y in halves)
+        return torch.isclose(whole, joined, rtol=1e-4).item()
 
     def ratio_of(self, kept, x, y, k=1):
         """λ1(S H S)/c, …, λ_k(S H S)/c of a batch at a kept step, and their vectors as columns."""
@@ -441,21 +482,27 @@ class Watch:
         It is the Hessian of (h/2n)Σ(f(θ + Sφ) - f(θ))² at φ = 0. The kernel does not vanish where a sample's softmax is
         saturated, as the Hessian does. Returns the values, the vectors, and each sample's share of the first.
         """
+        parts, factor = [part for part, *_ in self._parts(x, x)], self.output_curvature / (2 * rows(x))
         with torch.no_grad():
-            fixed = self.outputs(kept.theta, x)
+            fixed = [self.outputs(kept.theta, part) for part in parts]
 
-        def loss(phi):
-            moved = self.outputs(kept.theta + kept.scale * phi, x) - fixed
-            return self.output_curvature * moved.square().sum() / (2 * len(fixed))
+        def term(part, at):
+            return lambda phi: factor * (self.outputs(kept.theta + kept.scale * phi, part) - at).square().sum()
 
-        pairs = _top(Problem(loss, self.dim), kept.theta, k)
-        s = torch.zeros((), device=fixed.device, requires_grad=True)
-        w = torch.zeros_like(fixed, requires_grad=True)
-        moved = self.outputs(kept.theta + s * kept.scale * pairs.vectors[:, 0], x)
-        (slope,) = torch.autograd.grad((moved * w).sum(), s, create_graph=True)
-        (along,) = torch.autograd.grad(slope, w)  # J S v, by two backward passes
-        each = along.square().reshape(len(along), -1).sum(1)
+        terms = [term(part, at) for part, at in zip(parts, fixed, strict=True)]
+        pairs = _top(_Terms(terms, self.dim), kept.theta, k)
+        direction = kept.scale * pairs.vectors[:, 0]
+        along = [self._along(kept.theta, direction, part, at) for part, at in zip(parts, fixed, strict=True)]
+        each = torch.cat([a.square().reshape(len(a), -1).sum(1) for a in along])
         return pairs.values / self.c, pairs.vectors, (each / each.sum()).cpu()
+
+    def _along(self, theta, direction, x, like):
+        """J·direction at the rows of x, by two backward passes."""
+        s = torch.zeros((), device=like.device, requires_grad=True)
+        w = torch.zeros_like(like, requires_grad=True)
+        moved = self.outputs(theta + s * direction, x)
+        (slope,) = torch.autograd.grad((moved * w).sum(), s, create_graph=True)
+        return torch.autograd.grad(slope, w)[0]
 
     @functools.cached_property
     def output_curvature(self):
