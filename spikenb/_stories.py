@@ -197,6 +197,7 @@ def _tell_the_curvature(watch, event, d):
             f"from step {c.step} to {at.step} λ1/threshold grew {grew:.3g}-fold, of which η gave "
             f"{grew ** by_rate[which]:.3g}-fold and the curvature {grew ** (1 - by_rate[which]):.3g}-fold"
         )
+        _tell_the_scale(watch, d, c, at, (x, y), ratio)
         fits.append(SCHEDULE if by_rate[which] > 0.5 else CURVATURE)
     elif crossed and rising and ratio / since_start < EDGE:
         fits.append(SCHEDULE)
@@ -210,6 +211,8 @@ def _tell_the_curvature(watch, event, d):
     elif crossed:
         fits.append(CURVATURE)
         d.lines.append("over the threshold at each of these steps: where it crossed it was not seen")
+        if earlier:
+            _tell_the_scale(watch, d, earlier[-1], at, (x, y), ratio)
     if blame:  # where all batches are over the threshold, the sharpest is not the cause
         fits.insert(0 if alone or not crossed else len(fits), BATCH)
     if not n["returned"] and DIVERGENCE not in fits and (not event.finite or event.peak > 1e3 * event.before or fits):
@@ -223,6 +226,18 @@ def _tell_the_curvature(watch, event, d):
             said = ", ".join(f"{name} ({100 * share:.0f}%)" for name, share in d.samples)
             d.lines.append(f"its heaviest samples, by their share of the kernel's top direction: {said}")
     _tell_the_share(watch, event, d, j, vector, at)
+
+
+def _tell_the_scale(watch, d, old, new, batch, ratio):
+    """What the optimizer's own scale of the parameters did to λ1(SHS): the ratio with the S of an earlier step."""
+    if not watch.adaptive:
+        return
+    then = float(watch.ratio_of(new._replace(scale=at_rates(old, new.rates).scale), *batch)[0][0])
+    d.numbers["scale of then"], name = then, type(watch.optimizer).__name__
+    d.lines.append(
+        f"with {name}'s scale of step {old.step} it would be {then:.3g} at step {new.step}: the change of scale gave "
+        f"{ratio / max(then, 1e-12):.3g}-fold"
+    )
 
 
 def _tell_the_batches(watch, event, d):

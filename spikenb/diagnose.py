@@ -158,7 +158,7 @@ class Watch:
     events : int
         The most spikes that are frozen for the report.
     chunk : int, optional
-        Rows of a batch in one graph while curvature is measured: less memory, more time. A quarter of the first batch
+        Rows of a batch in one graph while curvature is measured: less memory, more time. Half of the first batch
         unless given. It has no effect where the loss is not the mean over the rows (batch norm, dropout).
 
     All curvature is in float32 outside autocast. Dropout and other noise is frozen: one mask, the same in every
@@ -196,7 +196,7 @@ class Watch:
         self.ring, self.checkpoints, self.frozen, self.first, self.seen = [], [], [], [], 0
         self.hard = self.unseen = self.skipped = self.missed = self.more = self.bytes = 0
         self.open, self.pending, self.failed, self.tracker = None, None, None, curvature.Tracker(tol=0.01)
-        self.modes, self.cost, self.start, self.spent, self.last = None, None, None, 0.0, None
+        self.modes, self.cost, self.checking, self.start, self.spent, self.last = None, None, 0.0, None, 0.0, None
         self.hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._stepped)]
 
     def close(self):
@@ -225,7 +225,7 @@ class Watch:
             if self.modes is None:
                 self.modes = {name: module.training for name, module in self.model.named_modules()}
             kept = len(self.losses) < WINDOW or len(self.losses) % 10 == 0
-            kept = kept or self.overhead <= 2 / 3 * self.budget
+            kept = kept or self._has_room(0.0, 2 / 3)
             self.pending = {"theta": self._flat() if kept else None}
 
     def _stepped(self, optimizer, args, kwargs):
@@ -258,7 +258,7 @@ class Watch:
             value, pending = float(loss.detach() if is_tensor(loss) else loss), self.pending
             self.pending, t, last = None, len(self.losses), self.ring[-1] if self.ring else None
             self.losses.append(value)
-            self.chunk = self.chunk or max(1, rows(x) // 4)
+            self.chunk = self.chunk or max(1, rows(x) // 2)
             if pending is None:  # a gradient scaler left the step out
                 self.skipped += 1
                 pending = {"theta": None, "gradient": math.nan, "rates": last.rates if last else None}
@@ -328,8 +328,10 @@ class Watch:
     def _close(self, t):
         event, self.open = self.open, None
         event.end = t
-        if self.overhead <= self.budget:
+        if self._has_room(self.checking, 0.9):
+            begin = time.perf_counter()
             self._check(event)
+            self.checking = time.perf_counter() - begin
         doubtful = [e for e in self.frozen if not e.shared]
         if len(self.frozen) > self.most and doubtful:  # the smallest of those that there was no time to check
             self.frozen.remove(min(doubtful, key=lambda e: e.peak / e.before))
@@ -345,14 +347,19 @@ class Watch:
                 self.frozen = [e for e in self.frozen if e is not event]
                 self.hard += 1
 
+    def _has_room(self, cost, share):
+        """Whether what costs so many seconds keeps the inspection within a share of the budget."""
+        trained = self.last - self.start - self.spent if self.last else 0.0
+        return self.spent + cost <= share * self.budget * trained
+
     def _inspect(self, kept):
         """The ratio of the reference batch, if the budget has room for what it cost the last time."""
-        trained = self.last - self.start - self.spent if self.last else 0.0
         if self.cost is None:  # a guess to begin with
             begin = time.perf_counter()
             self.reference_loss(kept.theta)
-            self.cost = 100 * (time.perf_counter() - begin)
-        if not trained or self.spent + self.cost > self.budget / 2 * trained:  # the other half is for what is kept
+            self.checking = 5 * (time.perf_counter() - begin)
+            self.cost = 20 * self.checking
+        if not self._has_room(self.cost, 0.5):  # the other half is for what is kept
             return
         begin = time.perf_counter()
         try:
@@ -574,10 +581,10 @@ class _Terms(Problem):
 
 
 def _top(problem, like, k):
-    """The top pairs at φ = 0, to a thousandth where 60 products reach that."""
+    """The top pairs at φ = 0, to a hundredth where 40 products reach that."""
     rows = torch.randn(len(like), max(k, 2), generator=torch.Generator().manual_seed(0)).to(like)[:, : len(like)]
     with torch.autocast(like.device.type, enabled=False):
-        return curvature.lanczos(problem.hessian_operator(torch.zeros_like(like)), rows, k, tol=1e-3, most=60)
+        return curvature.lanczos(problem.hessian_operator(torch.zeros_like(like)), rows, k, tol=1e-2, most=40)
 
 
 def __getattr__(name):
