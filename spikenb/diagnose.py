@@ -581,10 +581,10 @@ class _Terms(Problem):
 
 
 def _top(problem, like, k):
-    """The top pairs at φ = 0, to a hundredth where 40 products reach that."""
+    """The top pairs at φ = 0, to two thousandths where 50 products reach that."""
     rows = torch.randn(len(like), max(k, 2), generator=torch.Generator().manual_seed(0)).to(like)[:, : len(like)]
     with torch.autocast(like.device.type, enabled=False):
-        return curvature.lanczos(problem.hessian_operator(torch.zeros_like(like)), rows, k, tol=1e-2, most=40)
+        return curvature.lanczos(problem.hessian_operator(torch.zeros_like(like)), rows, k, tol=2e-3, most=50)
 
 
 def __getattr__(name):
