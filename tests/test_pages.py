@@ -20,6 +20,7 @@ PAGES = [
     "index",
     "how_to_read",
     *(p.stem for p in CHAPTERS),
+    "cheat_sheet",
     "board",
     "errata",
     "run_it_all",
@@ -253,6 +254,7 @@ SLIDERS = [
     ("13_batch_size_and_optimizers", "batch-size"),
     ("14_edge_in_many_directions", "edge-directions"),
     ("15_dataset_size_singularity", "dataset-size"),
+    ("16_your_own_run", "heavy-ball"),
 ]
 
 

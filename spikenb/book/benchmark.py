@@ -26,11 +26,41 @@ class Benchmark(SphinxDirective):
         found = json.loads(path.read_text(encoding="utf-8"))
         if not section:
             return [nodes.paragraph(text=where(found["provenance"]))]
+        if section == ["confusion"]:
+            return [nodes.raw("", confusion_table(found), format="html")]
         if section == ["faster"]:
             items = "".join(f"<li>{html.escape(text)}</li>" for text in faster(found["tables"]))
             return [nodes.raw("", f"<ul>{items or '<li>Nowhere in this run.</li>'}</ul>", format="html")]
         tables = [table for table in found["tables"] if table["section"] == section[0]]
         return [nodes.raw("", "".join(map(as_html, tables)), format="html")]
+
+
+def confusion_table(found):
+    """What was planted against the first answer, and the counts of `planted.score` with their criteria."""
+    answers = sorted({story for row in found["confusion"].values() for story in row})
+    head = "".join(f'<th scope="col">{html.escape(story)}</th>' for story in answers)
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(kind)}</th>'
+        + "".join(f"<td>{row.get(s, '')}</td>" for s in answers)
+        + "</tr>"
+        for kind, row in found["confusion"].items()
+    )
+    named = {
+        "named": "the first answer names the planted one of five causes",
+        "healthy": "a healthy run is not called spiky",
+        "batch": "the bad batch is found",
+        "samples": "and all of its bad samples",
+    }
+    counts = "".join(
+        f"<li>{named[name]}: {right} of {of}; criterion {found['criteria'][name]:.0%}, "
+        f"{'met' if right >= found['criteria'][name] * of else 'not met'}</li>"
+        for name, (right, of) in found["score"].items()
+    )
+    return (
+        f'<div class="spike-wide"><table class="spike-benchmark"><caption>The first answer (columns) for each planted '
+        f'kind (rows)</caption><thead><tr><th scope="col">planted</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f"</div><ul>{counts}</ul>"
+    )
 
 
 def where(provenance):

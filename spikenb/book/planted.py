@@ -257,7 +257,8 @@ def main():
     for kind, seed in tqdm([job for job in jobs if job not in done], unit="run"):
         found.append(judge(kind, seed)[0])
         if out:
-            kept = {"torch": torch.__version__, "confusion": confusion(found), "score": score(found), "runs": found}
+            kept = {"torch": torch.__version__, "confusion": confusion(found), "score": score(found)}
+            kept |= {"criteria": CRITERIA, "runs": found}
             out.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for kind, row in confusion(found).items():
         print(f"{kind:10} {row}")
