@@ -32,6 +32,7 @@ EXECUTE = """
 import sys, nbformat, nbclient
 notebook = nbformat.read(sys.argv[1], as_version=4)
 client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": "book"}})
+client.extra_arguments = ["--IPKernelApp.extra_extensions=spikenb.book.numbers"]  # figures carry their numbers
 client.comm_open_handlers.clear()  # nbclient can hang on the output of widgets, which no page shows
 client.execute()
 nbformat.write(notebook, sys.argv[1])
