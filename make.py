@@ -121,6 +121,8 @@ def notebooks(arguments):
         run("-m", "jupytext", "--quiet", "--to", "ipynb", "--output", str(target), str(page))
         run("-c", EXECUTE, str(target))
         target.write_text(settled(target.read_text(encoding="utf-8")), encoding="utf-8")
+        for kilobytes in heavy(target.read_text(encoding="utf-8")):
+            print(f"{target.name}: the numbers behind a figure take {kilobytes:.0f} KB; could it show fewer points?")
     (ROOT / "assets/spike.png").write_bytes(first_figure(ROOT / "book/02_slas_toy.ipynb"))
 
 
@@ -158,6 +160,13 @@ def first_figure(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     outputs = (o for cell in cells for o in cell.get("outputs", ()))
     return base64.b64decode(next(o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})))
+
+
+def heavy(text, most=200):
+    """The kilobytes that a notebook keeps of the numbers behind a figure, of each where it is more than `most`."""
+    data = [o.get("data", {}) for cell in json.loads(text)["cells"] for o in cell.get("outputs", ())]
+    sizes = [len(numbers) / 1e3 for d in data for kind, numbers in d.items() if "spikenb.csv" in kind]
+    return [size for size in sizes if size > most]
 
 
 def settled(text):

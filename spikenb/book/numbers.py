@@ -12,7 +12,6 @@ import hashlib
 import html
 import io
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,6 @@ COLUMNS = ("panel", "series", "piece", "x", "y", "value")
 """`piece` numbers the parts of a series that is drawn in several; `value` is what a colour or a contour stands for."""
 
 FOLDER = "numbers"
-LARGE = 200_000
 
 
 # ---- from a figure ----
@@ -75,7 +73,7 @@ def _panel(ax, number):
     shared = [ax, *ax.get_shared_x_axes().get_siblings(ax)]
     xlabel = next((a.get_xlabel() for a in shared if a.get_xlabel()), "")
     drawn = " against ".join(filter(None, (ax.get_ylabel(), xlabel)))
-    return f"{number}: " + "; ".join(filter(None, (ax.get_title(), drawn)))
+    return ": ".join(filter(None, (str(number), "; ".join(filter(None, (ax.get_title(), drawn))))))
 
 
 def _series(ax):
@@ -205,8 +203,6 @@ def load_ipython_extension(shell):
 def packed(figure):
     """A figure's `table`, compressed and in base64; None for a figure without numbers."""
     text = table(figure).encode()
-    if len(text) > LARGE:
-        warnings.warn(f"the numbers of this figure are {len(text) / 1e3:.0f} KB of CSV", stacklevel=2)
     return base64.b64encode(gzip.compress(text, mtime=0)).decode() if text else None
 
 
