@@ -41,7 +41,8 @@ nbformat.write(notebook, sys.argv[1])
 
 def environment():
     """Make .venv, or bring it up to date if what it is made from has changed since."""
-    environment_in(VENV, ["requirements.txt", "pyproject.toml"], [["-r", "requirements.txt"]])
+    wanted = [["-r", "requirements.txt"], ["--no-deps", "-r", "tests/requirements.txt"]]
+    environment_in(VENV, ["requirements.txt", "tests/requirements.txt", "pyproject.toml"], wanted)
 
 
 def environment_in(folder, sources, wanted):
