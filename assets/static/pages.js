@@ -4,6 +4,9 @@
 // for one only when the window changes.
 document.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")), true);
 
+// From a folder, without a server, a browser refuses the search the pages from which it would cut its summaries.
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 // The numbers of a live figure as it stands, one click away: a column for each array that it computed.
 function spikenbNumbers(live) {
   const controls = Object.fromEntries([...live.querySelectorAll("input")].map(input => [input.name, +input.value]));
