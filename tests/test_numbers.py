@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib
@@ -149,3 +150,33 @@ def test_a_live_figure_gives_the_numbers_of_its_setting(browser, built):  # noqa
     assert "f" in head and "say" not in head
     for name, column in zip(head, zip(*lines, strict=True), strict=True):
         assert np.allclose([float(v) for v in column if v], [v for v in result[name] if v is not None], rtol=1e-5)
+
+
+def test_the_front_pages_network_gives_what_it_drew(browser, built):  # noqa: F811
+    visit(browser, built, "index")
+    wait(browser, "return document.getElementById('front').run().epoch > 500")
+    text, each, columns = browser.execute_script(
+        """
+        const front = document.getElementById("front"), {each, columns} = front.run().history;
+        return [spikenbNumbers(front), each, columns];
+        """
+    )
+    head, *lines = csv.reader(io.StringIO(text))
+    assert head == ["epoch", "lowest loss", "highest loss", "sharpness", "2/eta"]
+    assert len(lines) == len(columns) > 20
+    for k, (line, column) in enumerate(zip(lines, columns, strict=True)):
+        epoch, low, high, *_ = (float(v) if v else None for v in line)
+        assert epoch == k * each and np.allclose([low, high], [column["low"], column["high"]], rtol=1e-5)
+
+
+def test_a_click_saves_the_file(browser, built, tmp_path):  # noqa: F811
+    visit(browser, built, "02_slas_toy")
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", dict(behavior="allow", downloadPath=str(tmp_path)))
+    for selector in ("button.spike-numbers", "figcaption a.spike-numbers"):
+        browser.execute_script(f"document.querySelector('{selector}').click()")
+    wanted = {"live-slas.csv", "02_slas_toy-1.csv"}
+    end = time.monotonic() + 20
+    while {path.name for path in tmp_path.iterdir()} != wanted:
+        assert time.monotonic() < end, list(tmp_path.iterdir())
+        time.sleep(0.1)
+    assert browser.current_url.endswith("02_slas_toy.html")

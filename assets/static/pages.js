@@ -7,25 +7,32 @@ document.addEventListener("toggle", () => window.dispatchEvent(new Event("resize
 // From a folder, without a server, a browser refuses the search the pages from which it would cut its summaries.
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
-// The numbers of a live figure as it stands, one click away: a column for each array that it computed.
+// The numbers of a live figure as it stands, one click away: a column for each array that it computed; of the network
+// that trains on the front page, what it drew so far.
 function spikenbNumbers(live) {
   const controls = Object.fromEntries([...live.querySelectorAll("input")].map(input => [input.name, +input.value]));
-  const result = Object.entries(live.compute(controls)).filter(([, values]) => values?.length && typeof values !== "string");
-  const longest = Math.max(...result.map(([, values]) => values.length));
+  const columns = Object.entries(live.run ? spikenbHistoryOf(live.run()) : live.compute(controls))
+    .filter(([, values]) => values?.length && typeof values !== "string");
+  const longest = Math.max(...columns.map(([, values]) => values.length));
   const cell = value => Number.isFinite(value) ? String(+value.toPrecision(6)) : "";
-  const rows = [result.map(([name]) => name)];
-  for (let i = 0; i < longest; i++) rows.push(result.map(([, values]) => i < values.length ? cell(values[i]) : ""));
+  const rows = [columns.map(([name]) => name)];
+  for (let i = 0; i < longest; i++) rows.push(columns.map(([, values]) => i < values.length ? cell(values[i]) : ""));
   return rows.map(row => row.join(",") + "\n").join("");
+}
+function spikenbHistoryOf({history: {each, columns}}) {
+  const kept = columns.map((column, k) => ({epoch: k * each, ...column}));
+  const names = {epoch: "epoch", low: "lowest loss", high: "highest loss", lam: "sharpness", edge: "2/eta"};
+  return Object.fromEntries(Object.entries(names).map(([key, name]) => [name, kept.map(column => column[key])]));
 }
 
 addEventListener("DOMContentLoaded", () => {
-  for (const live of document.querySelectorAll(".spike-live")) {
-    if (!live.compute) continue;
-    const button = document.createElement("button");
-    Object.assign(button, { type: "button", className: "spike-numbers", textContent: "The numbers of this setting (CSV)" });
+  for (const live of document.querySelectorAll(".spike-live, .spike-front")) {
+    if (!live.compute && !live.run) continue;
+    const button = document.createElement("button"), textContent = `The numbers ${live.run ? "so far" : "of this setting"} (CSV)`;
+    Object.assign(button, {type: "button", className: "spike-numbers", textContent});
     button.addEventListener("click", () => {
-      const url = URL.createObjectURL(new Blob([spikenbNumbers(live)], { type: "text/csv" }));
-      Object.assign(document.createElement("a"), { href: url, download: live.id + ".csv" }).click();
+      const url = URL.createObjectURL(new Blob([spikenbNumbers(live)], {type: "text/csv"}));
+      Object.assign(document.createElement("a"), {href: url, download: live.id + ".csv"}).click();
       setTimeout(() => URL.revokeObjectURL(url), 10000);
     });
     live.append(button);

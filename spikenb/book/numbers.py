@@ -15,7 +15,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from docutils import nodes
 from IPython.core.formatters import BaseFormatter
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
@@ -105,13 +104,11 @@ def _name(artist, kind, number):
     """A series without a label: its kind, a number, and by what to find it in the figure."""
     marks = []
     if kind == "line":
-        marks = [
-            mark for mark in (artist.get_linestyle(), artist.get_marker()) if mark not in ("None", "none", "", None)
-        ]
-        marks.append(to_hex(artist.get_color()))
+        marks = [str(mark) for mark in (artist.get_linestyle(), artist.get_marker())]
+        marks = [mark for mark in marks if mark.strip().lower() not in ("", "none")] + [to_hex(artist.get_color())]
     elif kind in ("bars", "band"):
         marks = [to_hex((artist.patches[0] if kind == "bars" else artist).get_facecolor())]
-    return f"{kind} {number}" + (f" ({' '.join(map(str, marks))})" if marks else "")
+    return f"{kind} {number}" + (f" ({' '.join(marks)})" if marks else "")
 
 
 def _rows(xy, transform, data, values=None):
@@ -122,7 +119,8 @@ def _rows(xy, transform, data, values=None):
         return []
     if not all(of_data):
         here = xy[:, 0 if of_data[0] else 1]
-        ends = sorted({np.nanmin(here), np.nanmax(here)})
+        here = here[np.isfinite(here)]
+        ends = sorted({here.min(), here.max()}) if len(here) else []
         return [(end, np.nan, np.nan) if of_data[0] else (np.nan, end, np.nan) for end in ends]
     values = np.full(len(xy), np.nan) if values is None else np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
     return [(x, y, value) for (x, y), value in zip(xy.tolist(), values.tolist(), strict=True)]
@@ -226,6 +224,8 @@ def _joined(text):
 
 def _link(app, doctree, docname):
     """Write the numbers of a page's figures beside the pages, and link each at the end of its figure's caption."""
+    from docutils import nodes  # a kernel need not have it
+
     source = Path(app.env.doc2path(docname))
     if app.builder.format != "html" or source.suffix != ".ipynb":
         return
