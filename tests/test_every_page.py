@@ -3,19 +3,26 @@
 A page is loaded once and then seen in both themes and at all widths, with all that is folded open.
 """
 
+import re
 import time
 from importlib.resources import files
 
 import pytest
 from test_pages import PAGES, THEMES, WIDTHS, browser, built, visit, wait  # noqa: F401
 
-OTHERS = ["../search", "../genindex", "../py-modindex", "../_modules/index", "../_modules/spikenb/curvature"]
+OTHERS = ["../search?q=catapult", "../genindex", "../py-modindex", "../_modules/index", "../_modules/spikenb/agop#AGOP",
+          "api#spikenb.agop.AGOP"]  # fmt: skip
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 
 
 @pytest.fixture(scope="module", params=PAGES + OTHERS)
 def page(request, browser, built):  # noqa: F811
-    visit(browser, built, request.param)
+    name, rest = re.fullmatch("([^?#]*)(.*)", request.param).groups()
+    visit(browser, built, name)
+    if rest:  # the search with results, or the place that a link leads to, which is marked
+        browser.get(browser.current_url + rest)
+    if "search" in name:
+        wait(browser, "return document.querySelector('#search-results').innerText.includes('Search finished')")
     browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     return request.param
 
