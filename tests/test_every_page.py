@@ -12,6 +12,10 @@ from test_pages import PAGES, THEMES, WIDTHS, browser, built, visit, wait  # noq
 
 OTHERS = ["../search?q=catapult", "../genindex", "../py-modindex", "../_modules/index", "../_modules/spikenb/agop#AGOP",
           "api#spikenb.agop.AGOP"]  # fmt: skip
+SHOW = """
+for (const e of document.querySelectorAll("#pst-back-to-top")) e.style.display = "block";
+for (const e of document.querySelectorAll(".headerlink")) e.style.visibility = "visible";
+"""  # what is there only after scrolling up, or under the mouse
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 
 
@@ -34,6 +38,7 @@ def look(browser, width, theme="light"):  # noqa: F811
     features = [dict(name="prefers-color-scheme", value=theme)]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=features))
     wait(browser, f"return document.documentElement.dataset.theme === '{theme}'", 60)
+    browser.execute_script(SHOW)
     time.sleep(0.5)  # the theme looks for boxes that scroll 0.3 s after a change
     wait(browser, "return document.getAnimations().every(a => a.playState !== 'running')", 60)
 
