@@ -32,6 +32,7 @@ EXECUTE = """
 import sys, nbformat, nbclient
 notebook = nbformat.read(sys.argv[1], as_version=4)
 client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": "book"}})
+client.extra_arguments = ["--IPKernelApp.extra_extensions=spikenb.book.numbers"]  # figures carry their numbers
 client.comm_open_handlers.clear()  # nbclient can hang on the output of widgets, which no page shows
 client.execute()
 nbformat.write(notebook, sys.argv[1])
@@ -40,7 +41,8 @@ nbformat.write(notebook, sys.argv[1])
 
 def environment():
     """Make .venv, or bring it up to date if what it is made from has changed since."""
-    environment_in(VENV, ["requirements.txt", "pyproject.toml"], [["-r", "requirements.txt"]])
+    wanted = [["-r", "requirements.txt"], ["--no-deps", "-r", "tests/requirements.txt"]]
+    environment_in(VENV, ["requirements.txt", "tests/requirements.txt", "pyproject.toml"], wanted)
 
 
 def environment_in(folder, sources, wanted):
@@ -120,6 +122,8 @@ def notebooks(arguments):
         run("-m", "jupytext", "--quiet", "--to", "ipynb", "--output", str(target), str(page))
         run("-c", EXECUTE, str(target))
         target.write_text(settled(target.read_text(encoding="utf-8")), encoding="utf-8")
+        for kilobytes in heavy(target.read_text(encoding="utf-8")):
+            print(f"{target.name}: the numbers behind a figure take {kilobytes:.0f} KB; could it show fewer points?")
     (ROOT / "assets/spike.png").write_bytes(first_figure(ROOT / "book/02_slas_toy.ipynb"))
 
 
@@ -157,6 +161,13 @@ def first_figure(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     outputs = (o for cell in cells for o in cell.get("outputs", ()))
     return base64.b64decode(next(o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})))
+
+
+def heavy(text, most=200):
+    """The kilobytes that a notebook keeps of the numbers behind a figure, of each where it is more than `most`."""
+    data = [o.get("data", {}) for cell in json.loads(text)["cells"] for o in cell.get("outputs", ())]
+    sizes = [len(numbers) / 1e3 for d in data for kind, numbers in d.items() if "spikenb.csv" in kind]
+    return [size for size in sizes if size > most]
 
 
 def settled(text):

@@ -355,8 +355,14 @@ def test_the_descents_proportions_are_those_of_its_curves(browser, built):
 
 
 def test_search_works_without_a_server(browser, built):
+    """It ends, its results lead to the pages, and it asks for nothing that a browser refuses in a folder."""
+    browser.get_log("browser")
     browser.get((built[0] / "search.html").as_uri() + "?q=catapult")
-    wait(browser, "return document.querySelectorAll('#search-results li').length > 0")
+    wait(browser, "return document.querySelector('#search-results').innerText.includes('Search finished')")
+    found = browser.execute_script("return [...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+    pages = {Path(unquote(urlsplit(link).path)) for link in found}
+    assert built[0] / "book/08_catapult.html" in pages and all(page.is_file() for page in pages)
+    assert not [e["message"] for e in browser.get_log("browser") if e["level"] in ("SEVERE", "ERROR")]
 
 
 def test_screenshots(browser, built):

@@ -118,6 +118,19 @@ def test_licences_and_citation():
         assert source.get("doi", "Slides") in bibliography
 
 
+def test_every_entry_of_the_bibliography_has_its_doi():
+    """All but the slides, which have none; a DOI of arXiv is that of the entry's own number."""
+    found = {}
+    for entry in re.split(r"^@", text("book/references.bib"), flags=re.M)[1:]:
+        name = re.match(r"\w+\{(\w+),", entry)[1]
+        found[name] = doi = re.search(r"^  doi = \{(10\.\d{4,}/\S+)\}", entry, re.M)
+        if doi and "arXiv" in doi[1]:
+            assert doi[1].rpartition("arXiv.")[2] == re.search(r"eprint = \{(.+)\}", entry)[1]
+    assert [name for name, doi in found.items() if not doi] == ["zhu2023slides"]
+    dois = [doi[1] for doi in found.values() if doi]
+    assert len(dois) == len(set(dois)) > 15
+
+
 def test_the_package_alone_is_loosely_bound():
     assert not [d for d in PROJECT["project"]["dependencies"] if "==" in d]
     assert "torch==2.13.0" in text("requirements.txt") and "index-url" not in text("requirements.txt")
