@@ -161,13 +161,13 @@ def _tell_the_curvature(watch, event, d):
     quiet = [i for i in range(len(kept)) if i == 0 or event.reference[i] <= watch.ratio * event.reference[0]]
     quiet = sorted({quiet[0], quiet[-1]})
     ratios, vectors = zip(*(watch.ratio_of(kept[i], x, y) for i in quiet), strict=True)
-    best = int(np.argmax([r[0] for r in ratios]))
-    at, ratio, vector = kept[quiet[best]], float(ratios[best][0]), vectors[best][:, 0]
+    best = int(np.argmax(ratios))
+    at, ratio, vector = kept[quiet[best]], ratios[best], vectors[best]
     n["ratio"], n["rate"] = ratio, at.rates
     d.lines.append(f"reference batch: λ1/threshold = {ratio:.3g} at step {at.step}{_absolute(watch, at, ratio)}")
 
     earlier = [c for c in event.stable if c.step < kept[0].step]
-    before = [float(watch.ratio_of(c, x, y)[0][0]) for c in earlier]
+    before = [watch.ratio_of(c, x, y)[0] for c in earlier]
     n["earlier"] = list(zip([c.step for c in earlier], before, strict=True))
     if earlier:
         d.lines.append("before: " + ", ".join(f"{r:.3g} at step {t}" for t, r in n["earlier"]))
@@ -182,7 +182,7 @@ def _tell_the_curvature(watch, event, d):
     above = {name: n[name][worst] / other for name, other in others.items() if n[name][worst] > 1}
     blame = moved and any(factor > OUTLIER[name] for name, factor in above.items())
     alone = others["batches"] <= 1 and max(above.values(), default=0) > OUTLIER["kernels"]
-    recent = [r for t, r in n["earlier"] if t >= event.step - 2 * watch.every]
+    recent = [r for t, r in n["earlier"] if t >= event.step - watch.every]
     crossed = max([ratio, *recent]) > EDGE
     if EDGE < max([ratio, *recent]) <= 1:
         d.lines.append(f"at the edge, between {EDGE} and 1 of the threshold, not seen over it")
@@ -232,7 +232,7 @@ def _tell_the_scale(watch, d, old, new, batch, ratio):
     """What the optimizer's own scale of the parameters did to λ1(SHS): the ratio with the S of an earlier step."""
     if not watch.adaptive:
         return
-    then = float(watch.ratio_of(new._replace(scale=at_rates(old, new.rates).scale), *batch)[0][0])
+    then = watch.ratio_of(new._replace(scale=at_rates(old, new.rates).scale), *batch)[0]
     d.numbers["scale of then"], name = then, type(watch.optimizer).__name__
     d.lines.append(
         f"with {name}'s scale of step {old.step} it would be {then:.3g} at step {new.step}: the change of scale gave "
@@ -248,11 +248,11 @@ def _tell_the_batches(watch, event, d):
     ]  # Adam's S has the batch's own gradient in it
     at = [at_rates(k, kept[-1].rates)._replace(theta=kept[0].theta) for k in adaptive]
     each = [watch.ratio_of(a, k.x, k.y) for a, k in zip(at, kept, strict=True)]
-    n["batches"], vectors, shares = np.array([float(r[0]) for r, _ in each]), [v for _, v in each], None
+    n["batches"], vectors, shares = np.array([r for r, _ in each]), [v for _, v in each], None
     found = [("batches", "λ1/threshold")]
     try:
         kernels = [watch.kernel_of(a, k.x) for a, k in zip(at, kept, strict=True)]
-        n["kernels"] = np.array([float(r[0]) for r, _, _ in kernels])
+        n["kernels"] = np.array([r for r, _, _ in kernels])
         found.append(("kernels", "by its kernel"))
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         d.lines.append(f"no kernel and no samples' shares: {error}")
@@ -271,7 +271,7 @@ def _tell_the_batches(watch, event, d):
             worst = top
     if len(found) > 1:
         vectors, shares = [v for _, v, _ in kernels], kernels[worst][2]
-    return worst, at[worst], vectors[worst][:, 0], shares
+    return worst, at[worst], vectors[worst], shares
 
 
 def _tell_the_share(watch, event, d, j, vector, at):

@@ -158,8 +158,8 @@ class Watch:
     events : int
         The most spikes that are frozen for the report.
     chunk : int, optional
-        Rows of a batch in one graph while curvature is measured: less memory, more time. Half of the first batch
-        unless given. It has no effect where the loss is not the mean over the rows (batch norm, dropout).
+        Rows of a batch in one graph while curvature is measured: less memory, more time. A quarter of the first
+        batch unless given. It has no effect where the loss is not the mean over the rows (batch norm, dropout).
 
     All curvature is in float32 outside autocast. Dropout and other noise is frozen: one mask, the same in every
     evaluation. Batch normalisation is as in training (the batch's statistics), on copies of its buffers.
@@ -195,7 +195,7 @@ class Watch:
         self.losses, self.gradients, self.history = [], [], []
         self.ring, self.checkpoints, self.frozen, self.first, self.seen = [], [], [], [], 0
         self.hard = self.unseen = self.skipped = self.missed = self.more = self.bytes = 0
-        self.open, self.pending, self.failed, self.tracker = None, None, None, curvature.Tracker(tol=0.01)
+        self.open, self.pending, self.failed, self.top = None, None, None, None
         self.modes, self.cost, self.checking, self.start, self.spent, self.last = None, None, 0.0, None, 0.0, None
         self.hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._stepped)]
 
@@ -258,7 +258,7 @@ class Watch:
             value, pending = float(loss.detach() if is_tensor(loss) else loss), self.pending
             self.pending, t, last = None, len(self.losses), self.ring[-1] if self.ring else None
             self.losses.append(value)
-            self.chunk = self.chunk or max(1, rows(x) // 2)
+            self.chunk = self.chunk or max(1, rows(x) // 4)
             if pending is None:  # a gradient scaler left the step out
                 self.skipped += 1
                 pending = {"theta": None, "gradient": math.nan, "rates": last.rates if last else None}
@@ -319,7 +319,7 @@ class Watch:
     def _gives_way(self, t, value):
         """Whether the jump that is open had nearly ended, and is small beside what comes now."""
         event = self.open
-        return self.losses[t - 1] <= 10 * event.before and value * event.before > event.peak**2
+        return self.losses[t - 1] <= 20 * event.before and value * event.before > event.peak**2
 
     def _is_back(self, t):
         event = self.open
@@ -365,8 +365,8 @@ class Watch:
         try:
             x, y = self.reference_batch()
             with torch.autocast(kept.theta.device.type, enabled=False):
-                ratio = self.tracker(self._problem(kept, x, y), torch.zeros_like(kept.theta)) / self.c
-            self.history.append((kept.step, ratio))
+                value, self.top = _top(self._problem(kept, x, y), kept.theta, self.top)
+            self.history.append((kept.step, value / self.c))
         except (FloatingPointError, RuntimeError) as error:
             self.failed = error
         self.cost = time.perf_counter() - begin
@@ -478,16 +478,16 @@ class Watch:
             joined = sum(rows(x) / n * self._loss(kept.theta, x, y) for x, y in halves)
         return torch.isclose(whole, joined, rtol=1e-4).item()
 
-    def ratio_of(self, kept, x, y, k=1):
-        """λ1(S H S)/c, …, λ_k(S H S)/c of a batch at a kept step, and their vectors as columns."""
-        pairs = _top(self._problem(kept, x, y), kept.theta, k)
-        return pairs.values / self.c, pairs.vectors
+    def ratio_of(self, kept, x, y):
+        """λ1(S H S)/c of a batch at a kept step, and its vector."""
+        value, vector = _top(self._problem(kept, x, y), kept.theta)
+        return value / self.c, vector
 
-    def kernel_of(self, kept, x, k=1):
+    def kernel_of(self, kept, x):
         """As `ratio_of`, with the tangent kernel's part of the Hessian, S JᵀJ S·h/n, and h from `output_curvature`.
 
         It is the Hessian of (h/2n)Σ(f(θ + Sφ) - f(θ))² at φ = 0. The kernel does not vanish where a sample's softmax is
-        saturated, as the Hessian does. Returns the values, the vectors, and each sample's share of the first.
+        saturated, as the Hessian does. Returns the value, the vector, and each sample's share of it.
         """
         parts, factor = [part for part, *_ in self._parts(x, x)], self.output_curvature / (2 * rows(x))
         with torch.no_grad():
@@ -497,11 +497,11 @@ class Watch:
             return lambda phi: factor * (self.outputs(kept.theta + kept.scale * phi, part) - at).square().sum()
 
         terms = [term(part, at) for part, at in zip(parts, fixed, strict=True)]
-        pairs = _top(_Terms(terms, self.dim), kept.theta, k)
-        direction = kept.scale * pairs.vectors[:, 0]
+        value, vector = _top(_Terms(terms, self.dim), kept.theta)
+        direction = kept.scale * vector
         along = [self._along(kept.theta, direction, part, at) for part, at in zip(parts, fixed, strict=True)]
         each = torch.cat([a.square().reshape(len(a), -1).sum(1) for a in along])
-        return pairs.values / self.c, pairs.vectors, (each / each.sum()).cpu()
+        return value / self.c, vector, (each / each.sum()).cpu()
 
     def _along(self, theta, direction, x, like):
         """J·direction at the rows of x, by two backward passes."""
@@ -517,8 +517,10 @@ class Watch:
 
         2 for a squared error summed over outputs, at most 1/2 for cross-entropy; measured before the first spike.
         """
-        x, y = self.reference_batch()
         theta = (self.frozen[0].kept[0] if self.frozen else self.ring[-1]).theta
+        return max(self._output_curvature(theta, x, y) for x, y, _ in self._parts(*self.reference_batch()))
+
+    def _output_curvature(self, theta, x, y):
         with torch.no_grad():
             outputs = self.outputs(theta, x)
         if not is_tensor(outputs) or len(outputs) != rows(x):
@@ -580,11 +582,46 @@ class _Terms(Problem):
         return [lambda term=term: term(theta) for term in self.terms]
 
 
-def _top(problem, like, k):
-    """The top pairs at φ = 0, to two thousandths where 50 products reach that."""
-    rows = torch.randn(len(like), max(k, 2), generator=torch.Generator().manual_seed(0)).to(like)[:, : len(like)]
+def _top(problem, like, start=None, tol=2e-3, most=60):
+    """(λ1, v1) of the Hessian at φ = 0, by steps that are optimal in the span of v, its residual and the last step (the
+    locally optimal conjugate gradient of Knyazev 2001): six vectors in all, where a Krylov space keeps two a product.
+    """
     with torch.autocast(like.device.type, enabled=False):
-        return curvature.lanczos(problem.hessian_operator(torch.zeros_like(like)), rows, k, tol=2e-3, most=50)
+        product = problem.hessian_operator(torch.zeros_like(like))
+        if start is None:
+            start = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
+        basis = (start / start.norm())[None]
+        images = product(basis[0])[None]
+        values = []
+        for _ in range(most):
+            values.append((basis[0] @ images[0]).item())
+            residual = images[0] - values[-1] * basis[0]
+            small = residual.norm().item() <= 0.1 * abs(values[-1])
+            if not math.isfinite(values[-1]):
+                raise FloatingPointError("a Hessian-vector product is not finite")
+            if small and len(values) > 3 and abs(values[-1] - values[-4]) <= tol * abs(values[-1]):
+                break
+            if not residual.norm() > 1e-7 * images[0].norm():
+                break
+            residual /= residual.norm()
+            basis, images = torch.cat([basis, residual[None]]), torch.cat([images, product(residual)[None]])
+            gram, inner = (basis @ basis.T).double().cpu(), (basis @ images.T).double().cpu()
+            mix = _largest(inner, gram).to(basis)
+            step = mix.clone()
+            step[0] = 0  # what is added to v: the direction of the next step
+            both = torch.stack([mix, step])
+            basis, images = both @ basis, both @ images
+            lengths = basis.norm(dim=1, keepdim=True)
+            basis, images = basis / lengths, images / lengths
+    return values[-1], basis[0]
+
+
+def _largest(inner, gram):
+    """The mix of a basis with the largest Rayleigh quotient."""
+    scale, turn = torch.linalg.eigh(gram)
+    keep = scale > 1e-10 * scale.max()
+    white = turn[:, keep] / scale[keep].sqrt()
+    return white @ torch.linalg.eigh(white.T @ ((inner + inner.T) / 2) @ white).eigenvectors[:, -1]
 
 
 def __getattr__(name):
