@@ -191,6 +191,9 @@ def make(folder, target, execute=True):
             from nbclient import NotebookClient
 
             NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+            for output in (o for cell in notebook.cells for o in cell.get("outputs", ())):
+                if output.output_type == "error":
+                    raise ValueError(f"{name}: a solution does not pass: {output.evalue}")
         nbformat.write(notebook, target / "solved" / name)
     return made
 
