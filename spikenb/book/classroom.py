@@ -1,9 +1,10 @@
 """The course labs, from one source each: what students get, the solved notebooks, and the grader's folder.
 
     python -m spikenb.book.classroom labs labs _build/labs
-    python -m spikenb.book.classroom offline _build/labs _build/spikenb-offline.zip
+    python -m spikenb.book.classroom offline labs _build/spikenb-offline.zip
 
-`make.py labs` and `make.py offline` do so in an environment that has nbgrader (requirements-lab.txt). A source is a
+`make.py labs` does the first in an environment that has nbgrader (requirements-lab.txt), `make.py offline` the second
+in the book's own. The student notebooks are kept in `labs/student`, where Colab opens them. A source is a
 text notebook with nbgrader's markers, `labs/N_name.md`. Each is made for a session of 50 minutes, which ends where a
 cell has the tag `extension`, and for one of 110.
 """
@@ -140,6 +141,17 @@ def assignments(folder):
             yield name.split("_", 1)[1], f"{name}.ipynb", version(whole, minutes)
 
 
+def stale(folder):
+    """The names of the student notebooks, in `folder`/student, that are not what the sources give."""
+    import nbformat
+
+    made = {name: cleared(notebook).cells for _, name, notebook in assignments(folder)}
+    there = {p.name: nbformat.read(p, as_version=4).cells for p in Path(folder, "student").glob("*.ipynb")}
+    both = {name: [[(c.cell_type, c.source) for c in cells[name]] for cells in (made, there) if name in cells]
+            for name in made | there}  # fmt: skip
+    return sorted(name for name, found in both.items() if len(found) < 2 or found[0] != found[1])
+
+
 def nbgrader(folder, *arguments):
     """Run one of nbgrader's commands in the course's folder. OSError with its last words where it fails."""
     command = [sys.executable, "-m", "nbgrader", *arguments]
@@ -171,6 +183,17 @@ def course(folder, target, only=None):
     return target
 
 
+def run(notebook, name):
+    """Execute a notebook in place. ValueError, with the check's message, if a solution does not pass."""
+    from nbclient import NotebookClient
+
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client.execute()
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", ())):
+        if output.output_type == "error":  # a check's: its tag lets the rest run
+            raise ValueError(f"{name}: a solution does not pass: {output.evalue}")
+
+
 def make(folder, target, execute=True):
     """All of `target`: student, solved and grader. Returns the student notebooks' paths."""
     import nbformat
@@ -185,16 +208,12 @@ def make(folder, target, execute=True):
         notebook = nbformat.read(path, as_version=4)
         made.append(target / "student" / path.name)
         made[-1].write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    for _, name, notebook in assignments(folder):
-        notebook = solved(notebook)
+    for source in sources(folder):
+        whole = solved(with_badge(read(source), Path(folder).parent / "assets" / BADGE))
         if execute:
-            from nbclient import NotebookClient
-
-            NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-            for output in (o for cell in notebook.cells for o in cell.get("outputs", ())):
-                if output.output_type == "error":
-                    raise ValueError(f"{name}: a solution does not pass: {output.evalue}")
-        nbformat.write(notebook, target / "solved" / name)
+            run(whole, source.name)
+        for minutes in MINUTES:
+            nbformat.write(version(whole, minutes), target / "solved" / f"{source.stem}_{minutes}.ipynb")
     return made
 
 
@@ -222,6 +241,7 @@ def archive(students, wheel, target, packs=None):
     notebooks = sorted(Path(students).glob("*.ipynb"))
     if not notebooks:
         raise ValueError(f"students must be a folder of student notebooks, not {students}; make the labs first")
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         if packs is None:
             digits_pack(Path(scratch, "digits.npz"))
@@ -254,7 +274,7 @@ def main():
     labs.add_argument("sources", type=Path)
     labs.add_argument("target", type=Path)
     offline = commands.add_parser("offline", help="the zip for a room without a network")
-    offline.add_argument("labs", type=Path)
+    offline.add_argument("sources", type=Path)
     offline.add_argument("target", type=Path)
     offline.add_argument("--packs", type=Path, help="a folder of data packs to put in (scikit-learn's digits)")
     given = parser.parse_args()
@@ -266,9 +286,11 @@ def main():
             shutil.copytree(given.target / "student", released)
             print(f"{given.target}: {len(made)} student notebooks, as many solved, and the grader's folder")
         else:
+            if old := stale(given.sources):
+                raise ValueError(f"not up to date: {', '.join(old)}; run first: python3 make.py labs")
             with tempfile.TemporaryDirectory() as scratch:
                 wheel = wheel_in(scratch, Path.cwd())
-                names = archive(given.labs / "student", wheel, given.target, given.packs)
+                names = archive(given.sources / "student", wheel, given.target, given.packs)
             print(f"{given.target}: {len(names)} files, {os.path.getsize(given.target) / 1e6:.1f} MB")
     except (OSError, ValueError) as error:
         sys.exit(str(error))

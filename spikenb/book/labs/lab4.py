@@ -135,12 +135,12 @@ def count_or_content(matters, few, copies, more):
         return False, f"Choose one of {', '.join(known)}; you wrote {matters!r}."
     mean = [np.exp(np.mean(np.log(v))) for v in (few, copies, more)]
     by_count, by_content = mean[1] / mean[0], mean[2] / mean[0]
-    seen = f"Against 25 images: four copies of them {by_count:.2f} times the peak, 100 different images {by_content:.2f} times."
+    seen = f"Against 50 images: four copies of them {by_count:.2f} times the peak, 200 different images {by_content:.2f} times."
     right = "count" if by_count > 1.15 else "content" if by_content > 1.15 else "neither"
     if matters == right:
         return True, f"{seen} A mean over points does not notice copies."
     if matters == "count":
-        return False, f"{seen} The copies have as many points as the 100 images. What is the same for them and for the 25?"
+        return False, f"{seen} The copies have as many points as the 200 images. What is the same for them and for the 50?"
     return False, f"{seen} Compare the geometric means of the three rows."
 
 
