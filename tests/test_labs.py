@@ -15,7 +15,7 @@ import jupytext
 import matplotlib
 import nbformat
 import pytest
-from conftest import ROOT, code_cells
+from conftest import CHAPTERS, ROOT, code_cells
 
 from spikenb.book import classroom, labs
 
@@ -30,7 +30,8 @@ def questions(path):
     for i, cell in enumerate(cells):
         if cell.metadata.get("nbgrader", {}).get("grade_id", "").startswith("check-"):
             number = re.search(r'check\("([\d.]+)"', cell.source)[1]
-            (answer,) = [c for c in cells[:i] if c.metadata.get("nbgrader", {}).get("grade_id") == f"answer-{number.replace('.', '-')}"]  # fmt: skip
+            name = f"answer-{number.replace('.', '-')}"
+            (answer,) = [c for c in cells[:i] if c.metadata.get("nbgrader", {}).get("grade_id") == name]
             yield path, number, answer, cell
 
 
@@ -98,9 +99,7 @@ def test_there_are_two_common_wrong_answers(path, number, answer, test):
     assert len(answer.metadata["wrong"]) >= 2
 
 
-@pytest.mark.parametrize(
-    "path, number, answer, test, wrong", WRONG, ids=[f"{w[1]} {w[4]['says'][:20]}" for w in WRONG]
-)
+@pytest.mark.parametrize("path, number, answer, test, wrong", WRONG, ids=[f"{w[1]} {w[4]['says'][:20]}" for w in WRONG])
 def test_a_common_wrong_answer_is_named(path, number, answer, test, wrong):
     said = refused(path, number, wrong["answer"], test)
     assert f"Question {number}: not yet." in said and wrong["says"] in said
@@ -176,7 +175,9 @@ def test_student_notebooks_have_no_outputs_no_wrong_answers_and_their_badge():
         assert not any(c.outputs or c.execution_count for c in code_cells(notebook))
         assert not any("wrong" in c.metadata for c in notebook.cells)
         first = notebook.cells[0]
-        place = f"https://colab.research.google.com/github/{URL.split('github.com/')[1]}/blob/main/labs/student/{path.name}"
+        place = (
+            f"https://colab.research.google.com/github/{URL.split('github.com/')[1]}/blob/main/labs/student/{path.name}"
+        )
         assert f"[![Open in Colab](attachment:open-in-colab.svg)]({place})" in first.source
         assert "image/svg+xml" in first.attachments["open-in-colab.svg"]
 
@@ -305,7 +306,7 @@ with Gradebook(f"sqlite:///{target}/gradebook.db") as book:
         auto = {g.name: [g.auto_score, g.max_score] for g in graded.grades}
         done = nbformat.read(target / "autograded" / student / name / released.name, as_version=4)
         found[student] = {"grades": auto, "needs": graded.needs_manual_grade,
-            "checks": [c.source for c in done.cells if c.metadata.get("nbgrader", {}).get("grade_id", "").startswith("check-")],
+            "checks": [c.source for c in done.cells if "check-" in c.metadata.get("nbgrader", {}).get("grade_id", "")],
             "said": [o.get("evalue", "") for c in done.cells for o in c.get("outputs", ()) if o.output_type == "error"]}
 print("RESULT" + json.dumps(found))
 """
@@ -332,3 +333,40 @@ def test_nbgrader_grades_in_both_directions_and_restores_a_tampered_test(tmp_pat
     assert found["untouched"]["grades"]["words-1-5"][0] == 0
     assert any("not answered yet" in said for said in found["untouched"]["said"])
     assert any("the threshold" in said for said in found["tampered"]["said"])
+
+
+GUIDE = (ROOT / "book/teachers_guide.md").read_text("utf-8")
+CHAPTER_GUIDE = (ROOT / "book/teachers_chapters.md").read_text("utf-8")
+
+
+def test_the_guide_has_every_lab_with_all_its_parts():
+    sections = re.split(r"\n## Lab (\d)", GUIDE)[1:]
+    assert sections[::2] == [p.stem[0] for p in LABS]
+    for section in sections[1::2]:
+        for part in ("Outcomes", "What students get wrong, and what to ask", "Rubric", "Exit quiz"):
+            assert f"**{part}.**" in section
+        plans = re.findall(r"\*\*Plan, (\d+) minutes\.\*\*\n\n(.*?)\n\n", section, re.S)
+        assert [total for total, _ in plans] == ["50", "110"]
+        for total, plan in plans:
+            assert sum(map(int, re.findall(r"^\| (\d+) \|", plan, re.M))) == int(total)
+        assert len(re.findall(r"^\d\. \*.+\* .+$", section, re.M)) == 5
+
+
+def test_the_guide_has_every_chapter_with_all_its_parts():
+    sections = re.split(r"\n## Chapter (\d+)", CHAPTER_GUIDE)[1:]
+    assert [int(n) for n in sections[::2]] == list(range(1, len(CHAPTERS) + 1))
+    for section in sections[1::2]:
+        for part in ("Outcomes", "What students get wrong, and what to ask", "Listen for"):
+            assert f"**{part}.**" in section
+        plan = re.search(r"\*\*Plan\.\*\* (.*)", section)[1]
+        assert sum(map(int, re.findall(r"(\d+) min", plan))) == 50
+        quiz = re.search(r"\*\*Exit quiz\.\*\* (.*)", section)[1]
+        assert len(re.findall(r"\*[^*]+[?:.]\*", quiz)) == 3
+
+
+def test_the_guides_points_are_the_labs():
+    """The rubric names a number of points for each question; they are those of the checks."""
+    for path, section in zip(LABS, re.split(r"\n## Lab \d", GUIDE)[1:], strict=True):
+        rubric = re.search(r"\*\*Rubric\.\*\* Checks, with their points: (.*?)\. In words", section)[1]
+        said = {number: int(points) for number, points in re.findall(r"(\d\.\d) \((\d)\)", rubric)}
+        assert said == {q[1]: q[3].metadata["nbgrader"]["points"] for q in QUESTIONS if q[0] == path}

@@ -28,6 +28,8 @@ PAGES = [
     "bibliography",
     "api",
     "benchmarks",
+    "teachers_guide",
+    "teachers_chapters",
 ]
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 

@@ -268,6 +268,7 @@ def wheel_in(folder, root):
 
 
 def main():
+    """The command line of both."""
     parser = argparse.ArgumentParser(description="The course labs: notebooks, grader's folder, offline archive.")
     commands = parser.add_subparsers(dest="command", required=True)
     labs = commands.add_parser("labs", help="student, solved and grader")

@@ -16,7 +16,10 @@ def nine_tenths_on_the_other_side(rate):
     if math.isclose(factor, -0.9, rel_tol=1e-6):
         return True, "The loss falls at every step, and θ changes sides at every step."
     if math.isclose(factor, 0.9, rel_tol=1e-6):
-        return False, "This rate also leaves nine tenths, but on the same side: it does not overshoot. Solve 1 - ηλ = -0.9."
+        return (
+            False,
+            "This rate also leaves nine tenths, but on the same side: it does not overshoot. Solve 1 - ηλ = -0.9.",
+        )
     if math.isclose(factor, -1, rel_tol=1e-6):
         return False, "This is the threshold 2/λ itself: the distance stays as it is. Solve 1 - ηλ = -0.9."
     return False, f"With η = {rate:g} one step multiplies θ by {factor:.3g}, not by -0.9."
@@ -36,7 +39,9 @@ def many_directions(function):
         if right == found:
             continue
         if found == bool(eta * np.trace(H) < 2):
-            why = "Does your test use the trace, the sum of all curvatures? The directions do not add up: each is alone."
+            why = (
+                "Does your test use the trace, the sum of all curvatures? The directions do not add up: each is alone."
+            )
         elif found == bool(eta * np.diag(H).max() < 2):
             why = "Does your test use the diagonal? That is the curvature along the axes, and this H is not diagonal."
         elif found == bool(eta * values[0] < 2):
@@ -88,12 +93,18 @@ def one_rule_two_rates(function):
         if np.allclose(found, right[::-1], atol=1e-9):
             why = "Your two numbers are exchanged: 'given that the loss rises' means: of the steps on which it rises."
         elif abs(found[0] - np.mean(rises == sharp)) < 1e-9 or abs(found[1] - np.mean(rises == sharp)) < 1e-9:
-            why = "You return how often the two agree. That mixes both directions of the rule; count within a condition."
+            why = (
+                "You return how often the two agree. That mixes both directions of the rule; count within a condition."
+            )
         elif abs(found[0] - np.mean(rises & sharp)) < 1e-9:
             why = "You divide by all steps. Divide by the number of steps that meet the condition."
         else:
             why = "Step t goes from loss[t] to loss[t + 1], and its sharpness is sharpness[t]."
-        return False, f"On {len(rises)} made-up steps the answer is ({right[0]:.3f}, {right[1]:.3f}), not ({found[0]:.3f}, {found[1]:.3f}). {why}"
+        return (
+            False,
+            f"On {len(rises)} made-up steps the answer is ({right[0]:.3f}, {right[1]:.3f}), not ({found[0]:.3f}, "
+            f"{found[1]:.3f}). {why}",
+        )
     return True, "Two rates, because 'if' has a direction."
 
 
@@ -111,7 +122,10 @@ def what_the_run_says(reading, loss, sharpness, eta):
     if reading == right:
         return True, counts
     if reading == "sufficient":
-        return False, f"{counts} 'Sufficient' would mean that a step above the threshold raises the loss. Which rate is that?"
+        return (
+            False,
+            f"{counts} 'Sufficient' would mean that a step above the threshold raises the loss. Which rate is that?",
+        )
     if reading == "both":
         return False, f"{counts} 'Both' needs two rates near 1. Think of the silent steps of question 1.3."
     return False, f"{counts} A condition is necessary if the effect never comes without it."
@@ -152,7 +166,10 @@ def counting_events(function):
     cases = {
         "a quiet curve": (slow + first, 0),
         "a curve with two spikes, tenfold and more": (slow + first + bump(1500, 1) + bump(3000, 0.6), 2),
-        "a curve with one spike of a factor four and one of forty": (slow + first + bump(1200, 0.06) + bump(2600, 0.8), 1),
+        "a curve with one spike of a factor four and one of forty": (
+            slow + first + bump(1200, 0.06) + bump(2600, 0.8),
+            1,
+        ),
         "a curve that spikes in its first descent, at step 400": (slow + first + bump(400, 2) + bump(2000, 1), 1),
     }
     for name, (loss, right) in cases.items():
@@ -178,7 +195,10 @@ def what_can_be_reproduced(claim, epochs, counts):
         return False, f"Choose one of {', '.join(known)}; you wrote {claim!r}."
     spread = int(np.ptp(epochs))
     same = int(np.ptp(counts)) == 0
-    seen = f"A change in the sixteenth digit moves the peak by up to {spread} epochs; the counts are {sorted(set(counts))}."
+    seen = (
+        f"A change in the sixteenth digit moves the peak by up to {spread} epochs; the counts are "
+        f"{sorted(set(counts))}."
+    )
     right = {(True, False): "epoch", (False, True): "count", (True, True): "both"}
     right = right.get((spread == 0, same), "neither")
     if claim == right:

@@ -101,7 +101,10 @@ def over_the_rate_of_the_moment(function):
             why = "Where is the n? The loss is a mean over n points."
         else:
             why = "Compare η with n/‖K‖ at each step."
-        return False, f"With η = {eta:.3g}, ‖K‖ = {norms.astype(int).tolist()} and n = {n}, {right.sum()} steps are over. {why}"
+        return (
+            False,
+            f"With η = {eta:.3g}, ‖K‖ = {norms.astype(int).tolist()} and n = {n}, {right.sum()} steps are over. {why}",
+        )
     return True, "After a throw the same rate is below the line, because the line has moved."
 
 
@@ -145,7 +148,8 @@ def three_throws(rates):
         high = run.loss[a:b].max() / run.loss[a]
         if high < 1.2:
             return False, (
-                f"Rate {k}, {rates[k - 1]:g}, sets off no catapult: the loss goes to {high:.2f} times that at step {a}. "
+                f"Rate {k}, {rates[k - 1]:g}, sets off no catapult: the loss goes to {high:.2f} times that at step "
+                f"{a}. "
                 "The catapult before has raised η_crit; the next rate must be above the new one."
             )
     if rates[2] < 4:
@@ -164,11 +168,16 @@ def over_the_base_rate(function):
         if math.isclose(found, right, abs_tol=1e-9):
             continue
         if math.isclose(found, match, abs_tol=1e-9):
-            why = "That is the match rate alone. By chance it would be the share of all steps over the line: take it off."
+            why = (
+                "That is the match rate alone. By chance it would be the share of all steps over the line: take it off."
+            )
         elif math.isclose(found, np.mean(rises == over), abs_tol=1e-9) or math.isclose(
             found, np.mean(rises == over) - base, abs_tol=1e-9
         ):
-            why = "You count how often the two agree. The match rate looks at the steps on which the loss rises, no others."
+            why = (
+                "You count how often the two agree. The match rate looks at the steps on which the loss rises, no "
+                "others."
+            )
         elif math.isclose(found, rises[over].mean() - rises.mean(), abs_tol=1e-9):
             why = "You took 'it rises, given over'. The source's match rate is 'over, given that it rises'."
         else:

@@ -26,7 +26,11 @@ def average_of_outer_products(function):
             why = "That is the covariance: it takes the mean gradient off first, and a linear function would vanish."
         else:
             why = "Entry (i, j) is the mean of ∂f/∂x_i · ∂f/∂x_j over the points."
-        return False, f"For {n} gradients in {d} dimensions the entry (0, 0) should be {right[0, 0]:.3f}, not {found[0, 0]:.3f}. {why}"
+        return (
+            False,
+            f"For {n} gradients in {d} dimensions the entry (0, 0) should be {right[0, 0]:.3f}, not "
+            f"{found[0, 0]:.3f}. {why}",
+        )
     return True, "A direction v with vᵀGv = 0 is one that f does not see."
 
 
@@ -46,7 +50,10 @@ def diagonal_of_a_target(diagonal):
             "You squared the mean gradient: x2 has mean zero, and so the first two vanish. The mean is of the squares."
         )
     wrong = int(np.argmax(~np.isclose(found, right)))
-    return False, f"Entry {wrong + 1} is not {found[wrong]:g}. Write down ∂f*/∂x_{wrong + 1}, and the mean of its square."
+    return (
+        False,
+        f"Entry {wrong + 1} is not {found[wrong]:g}. Write down ∂f*/∂x_{wrong + 1}, and the mean of its square.",
+    )
 
 
 @question("3.3")
@@ -64,10 +71,10 @@ def cosine_of_two_matrices(function):
             why = "You do not divide by the lengths. Ten times the function would be a hundred times as aligned."
         elif math.isclose(found, np.corrcoef(G.ravel(), truth.ravel())[0, 1], rel_tol=1e-9):
             why = "That is the correlation, which takes the mean entry off. The cosine does not."
-        elif math.isclose(
-            found, (G * truth).sum() / (np.linalg.norm(G, 2) * np.linalg.norm(truth, 2)), rel_tol=1e-9
-        ):
-            why = "You divide by the largest eigenvalues. The length of a matrix read as a vector is its Frobenius norm."
+        elif math.isclose(found, (G * truth).sum() / (np.linalg.norm(G, 2) * np.linalg.norm(truth, 2)), rel_tol=1e-9):
+            why = (
+                "You divide by the largest eigenvalues. The length of a matrix read as a vector is its Frobenius norm."
+            )
         else:
             why = "tr(G G*) / (‖G‖_F ‖G*‖_F), where tr(G G*) is the sum of the products of the entries."
         return False, f"The cosine is {right:.4f}, not {found:.4f}. {why}"
@@ -125,7 +132,10 @@ def rate_for_the_same_noise(function):
             why = "That keeps η²/b, the rule for another optimizer. Here η/b is to stay."
         else:
             why = "Solve η'/b' = η/b."
-        return False, f"From batches of {b} at η = {eta:g} to batches of {other} it is {right:.3g}, not {found:.3g}. {why}"
+        return (
+            False,
+            f"From batches of {b} at η = {eta:g} to batches of {other} it is {right:.3g}, not {found:.3g}. {why}",
+        )
     return True, "Now two runs with different batches can be compared at the same noise."
 
 

@@ -40,9 +40,15 @@ def errors_left_out(function):
         inside = abs(np.log(line(n, p)(n) / p))
         plain = np.array([abs(line(np.delete(n, i), np.delete(p, i))(n[i]) - p[i]) for i in range(length)])
         if np.allclose(found, inside, atol=1e-9):
-            why = "You fit to all points, the one to be predicted too. A law with enough numbers fits anything that it has seen."
+            why = (
+                "You fit to all points, the one to be predicted too. A law with enough numbers fits anything that it "
+                "has seen."
+            )
         elif np.allclose(found, plain, atol=1e-9) or np.allclose(found, abs(line(n, p)(n) - p), atol=1e-9):
-            why = "Take the error in the logarithm: a peak of 10 that is off by 2 is as wrong as one of 50 that is off by 10."
+            why = (
+                "Take the error in the logarithm: a peak of 10 that is off by 2 is as wrong as one of 50 that is off "
+                "by 10."
+            )
         elif np.allclose(abs(found), right, atol=1e-9):
             why = "Take absolute values: errors of both signs would cancel."
         else:
@@ -65,10 +71,14 @@ def criterion_that_can_fail(function):
         return False, f"It accepts: {counts}. A criterion that cannot fail is no test."
     if accepted["linear"] < 0.9:
         return False, (
-            f"It accepts: {counts}. It turns down the claim where it is true: is it stricter than the scatter of single runs allows?"
+            f"It accepts: {counts}. It turns down the claim where it is true: is it stricter than the scatter of "
+            "single runs allows?"
         )
     if accepted["flat"] > 0.1:
-        return False, f"It accepts: {counts}. Without any law it passes by chance; how likely is a rise from first to last?"
+        return (
+            False,
+            f"It accepts: {counts}. Without any law it passes by chance; how likely is a rise from first to last?",
+        )
     if accepted["root"] > 0.1:
         return False, (
             f"It accepts: {counts}. It tells a rise from none, but not n from √n, and 'linear' is the claim. "
@@ -79,7 +89,12 @@ def criterion_that_can_fail(function):
 
 @question("4.4")
 def count_at_the_edge(function):
-    cases = [([50.0, 40, 31, 29, 9], 0.05), ([50.0, 40, 31, 29, 9], 0.02), ([18.0, 14.9, 3], 0.1), ([200.0, 80, 75, 74], 0.02)]
+    cases = [
+        ([50.0, 40, 31, 29, 9], 0.05),
+        ([50.0, 40, 31, 29, 9], 0.02),
+        ([18.0, 14.9, 3], 0.1),
+        ([200.0, 80, 75, 74], 0.02),
+    ]
     for values, eta in cases:
         lam = np.array(values)
         right, found = int((eta * lam / 2 >= 0.75).sum()), function(lam.copy(), eta)
@@ -135,12 +150,18 @@ def count_or_content(matters, few, copies, more):
         return False, f"Choose one of {', '.join(known)}; you wrote {matters!r}."
     mean = [np.exp(np.mean(np.log(v))) for v in (few, copies, more)]
     by_count, by_content = mean[1] / mean[0], mean[2] / mean[0]
-    seen = f"Against 50 images: four copies of them {by_count:.2f} times the peak, 200 different images {by_content:.2f} times."
+    seen = (
+        f"Against 50 images: four copies of them {by_count:.2f} times the peak, 200 different images "
+        f"{by_content:.2f} times."
+    )
     right = "count" if by_count > 1.15 else "content" if by_content > 1.15 else "neither"
     if matters == right:
         return True, f"{seen} A mean over points does not notice copies."
     if matters == "count":
-        return False, f"{seen} The copies have as many points as the 200 images. What is the same for them and for the 50?"
+        return (
+            False,
+            f"{seen} The copies have as many points as the 200 images. What is the same for them and for the 50?",
+        )
     return False, f"{seen} Compare the geometric means of the three rows."
 
 
@@ -173,5 +194,8 @@ def value_at_a_time(function):
             why = "You read the time as an index."
         else:
             why = "Entry k belongs to the time η · each · k."
-        return False, f"With η = {eta}, a value every {each} steps, time {time:g} is entry {round(time / (eta * each))}. {why}"
+        return (
+            False,
+            f"With η = {eta}, a value every {each} steps, time {time:g} is entry {round(time / (eta * each))}. {why}",
+        )
     return True, "Runs with different rates are compared at the same time, not at the same step."
