@@ -215,20 +215,26 @@ def in_cells(texts):
             yield from ((name, line.strip()) for line in "".join(source).splitlines())
 
 
+def shown(lines, texts):
+    """Which of the solutions' lines are in the texts: a short one as a whole line, a longer one anywhere in a line."""
+    places = list(in_cells(texts))
+    whole = {line for _, line in places}
+    return {line for line in lines if line in whole or (len(line) > 15 and any(line in other for other in whole))}
+
+
 def test_no_solution_is_in_what_students_get(offline):
     lines = {line for path in LABS for line in classroom.solution_lines(classroom.read(path))}
-    assert len(lines) > 80
-    found = [(name, line) for name, line in in_cells(offline[2]) if line in lines]
-    assert not found
+    assert len(lines) > 50
+    assert not shown(lines, offline[2])
     assert not [n for n, text in offline[2].items() if n.endswith(".ipynb") and "BEGIN SOLUTION" in text]
 
 
-def test_the_search_finds_what_is_there(offline):
-    """The control: the solved notebook among the students' would be noticed."""
-    solved = nbformat.writes(classroom.solved(classroom.read(LABS[0])))
-    lines = classroom.solution_lines(classroom.read(LABS[0]))
-    found = {line for _, line in in_cells({"solved.ipynb": solved}) if line in lines}
-    assert found == set(lines)
+def test_the_search_finds_what_is_there():
+    """The control: a solved notebook among the students' would be noticed, and so would one line in one cell."""
+    lines = set(classroom.solution_lines(classroom.read(LABS[0])))
+    assert shown(lines, {"solved.ipynb": nbformat.writes(classroom.solved(classroom.read(LABS[0])))}) == lines
+    slip = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("  rate = 1.9 / 25")])
+    assert shown(lines, {"slip.ipynb": nbformat.writes(slip)}) == {"rate = 1.9 / 25"}
 
 
 def test_the_archive_holds_notebooks_wheel_and_data(offline):
