@@ -111,6 +111,15 @@ def test_a_broken_answer_is_told(path, number, answer, test):
     assert "not yet." in refused(path, number, f"def {name}(*a): return 1 / 0", test)
 
 
+FUNCTIONS = [q for q in QUESTIONS if q[2].source.startswith("def ")]
+
+
+@pytest.mark.parametrize("path, number, answer, test", FUNCTIONS, ids=[q[1] for q in FUNCTIONS])
+def test_a_function_without_a_return_is_told(path, number, answer, test):
+    name = re.match(r"def (\w+)", answer.source)[1]
+    assert "it needs a return" in refused(path, number, f"def {name}(*a):\n    result = 1", test)
+
+
 def test_a_notebook_shows_the_message_and_no_traceback():
     with pytest.raises(labs.NotYet) as refusal:
         labs.check("1.1", ...)

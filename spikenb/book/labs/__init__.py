@@ -6,6 +6,7 @@ nbgrader gives no points. The labs themselves are in the folder `labs`; `classro
 """
 
 import contextlib
+import functools
 import io
 from importlib import import_module
 from pkgutil import iter_modules
@@ -48,12 +49,31 @@ def check(number, *answer):
         raise NotYet(f"Question {number}: not answered yet. Write the function's body, and run both cells.")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # nbgrader takes a progress bar or a warning for a failure
-            right, message = test(*answer)
+            right, message = test(*(_returning(part) if callable(part) else part for part in answer))
+    except _Nothing:
+        right, message = False, "Your function returns nothing: it needs a return."
     except Exception as error:  # a student's code may fail in any way; say how
         right, message = False, f"your answer raised {type(error).__name__}: {error}"
     if not right:
         raise NotYet(f"Question {number}: not yet. {message}")
     print(f"Question {number}: right. {message}")
+
+
+class _Nothing(Exception):
+    """A student's function has returned None."""
+
+
+def _returning(function):
+    """The function, but one that raises `_Nothing` where it returns nothing."""
+
+    @functools.wraps(function)
+    def called(*arguments):
+        result = function(*arguments)
+        if result is None:
+            raise _Nothing
+        return result
+
+    return called
 
 
 def _empty(function):

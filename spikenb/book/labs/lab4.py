@@ -98,8 +98,6 @@ def count_at_the_edge(function):
     for values, eta in cases:
         lam = np.array(values)
         right, found = int((eta * lam / 2 >= 0.75).sum()), function(lam.copy(), eta)
-        if found is None:
-            return False, "Your function returns nothing: it needs a return."
         if int(found) == right:
             continue
         if int(found) == int((eta * lam >= 0.75).sum()):
