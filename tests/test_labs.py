@@ -228,7 +228,7 @@ def shown(lines, texts):
     """Which of the solutions' lines are in the texts: a short one as a whole line, a longer one anywhere in a line."""
     places = list(in_cells(texts))
     whole = {line for _, line in places}
-    return {line for line in lines if line in whole or (len(line) > 15 and any(line in other for other in whole))}
+    return {line for line in lines if line in whole or (len(line) > 9 and any(line in other for other in whole))}
 
 
 def test_no_solution_is_in_what_students_get(offline):

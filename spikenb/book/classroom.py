@@ -125,10 +125,14 @@ def solved(notebook):
 
 
 def solution_lines(notebook):
-    """Every line of every solution that says something: what no student may get."""
+    """Every line of every solution that says something, and what it returns or assigns: what no student may get.
+
+    The options of a choice are no secret: of `answer = "this"` the line counts, the option by itself does not.
+    """
     regions = (re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", c.source, re.S) for c in notebook.cells)
     lines = {line.strip() for found in regions for region in found for line in region.splitlines()}
-    return sorted(line for line in lines if len(line) > 6)
+    values = {re.sub(r"^(return |[\w, ]+ = )", "", line) for line in lines}
+    return sorted({line for line in lines if len(line) > 6} | {v for v in values if len(v) > 9 and v[0] != '"'})
 
 
 def assignments(folder):

@@ -53,7 +53,7 @@ def check(number, *answer):
     except _Nothing:
         right, message = False, "Your function returns nothing: it needs a return."
     except Exception as error:  # a student's code may fail in any way; say how
-        right, message = False, f"your answer raised {type(error).__name__}: {error}"
+        right, message = False, f"Your answer raised {type(error).__name__}: {error}"
     if not right:
         raise NotYet(f"Question {number}: not yet. {message}")
     print(f"Question {number}: right. {message}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...curvature import top_eigenvalue
 from ...descent import gd
+from ...measure.spikes import find_spikes
 from ...problem import Problem
 from . import question
 
@@ -82,10 +83,16 @@ def one_rule_two_rates(function):
     many = 1 + np.cumsum(np.where(rng.random(61) < 0.3, 0.01, -0.005)), edge + rng.choice([-3.0, 2.0], 61)
     for loss, sharpness in (few, many):
         rises, sharp = np.diff(loss) > 0, sharpness[:-1] > edge
-        found = function(loss.copy(), sharpness.copy(), eta)
+        try:
+            found = function(loss.copy(), sharpness.copy(), eta)
+        except IndexError as error:
+            return False, (
+                f"Your answer raised IndexError: {error}. There is one loss, and one sharpness, more than there are "
+                "steps: which of the sharpnesses has no step after it?"
+            )
         if not (isinstance(found, tuple | list) and len(found) == 2):
             return False, "Your function must return two numbers: (sharp given rise, rise given sharp)."
-        right, found = (sharp[rises].mean(), rises[sharp].mean()), tuple(float(v) for v in found)
+        right, found = (np.mean(sharp[rises]), np.mean(rises[sharp])), tuple(float(v) for v in found)
         if np.allclose(found, right, atol=1e-9):
             continue
         if np.allclose(found, right[::-1], atol=1e-9):
@@ -113,7 +120,7 @@ def what_the_run_says(reading, loss, sharpness, eta):
         return False, f"Choose one of {', '.join(known)}; you wrote {reading!r}."
     lam = (np.asarray(sharpness)[1:] + np.asarray(sharpness)[:-1]) / 2
     rises, sharp = np.diff(loss) > 0, lam > 2 / eta
-    first, second = sharp[rises].mean(), rises[sharp].mean()
+    first, second = np.mean(sharp[rises]), np.mean(rises[sharp])
     counts = f"When the loss rises, λmax > 2/η on {first:.0%} of the steps; when λmax > 2/η, it rises on {second:.0%}."
     right = {(True, False): "necessary", (False, True): "sufficient", (True, True): "both"}
     right = right.get((bool(first > 0.9), bool(second > 0.9)), "neither")
@@ -171,6 +178,8 @@ def counting_events(function):
     }
     for name, (loss, right) in cases.items():
         found = function(loss.copy())
+        if not isinstance(found, int | float | np.number):
+            return False, f"Return a number, not {type(found).__name__}: how many events are there?"
         if found == right:
             continue
         if right and found and found > 4 * right:
@@ -186,11 +195,13 @@ def counting_events(function):
 
 
 @question("1.8")
-def what_can_be_reproduced(claim, epochs, counts):
+def what_can_be_reproduced(claim, runs):
+    """Counted anew: a wrong answer to 1.7 must not make a wrong one right here."""
     known = ("epoch", "count", "both", "neither")
     if claim not in known:
         return False, f"Choose one of {', '.join(known)}; you wrote {claim!r}."
-    spread = int(np.ptp(epochs))
+    counts = [sum(s.step >= 500 for s in find_spikes(run.loss, 300, 10)) for run in runs]
+    spread = int(np.ptp([run.loss[500:].argmax() for run in runs]))
     same = int(np.ptp(counts)) == 0
     seen = (
         f"A change in the sixteenth digit moves the peak by up to {spread} epochs; the counts are "

@@ -118,7 +118,7 @@ def rate_of_a_batch(function):
         return torch.linalg.eigvalsh(part)[-1].item()
 
     for batch in ([0, 3, 7, 11], list(range(5, 17))):
-        block, b = K[batch][:, batch], len(batch)
+        block, b = K[np.ix_(batch, batch)], len(batch)
         found, right = float(function(K.clone(), np.array(batch))), b / norm(block)
         if math.isclose(found, right, rel_tol=1e-6):
             continue
@@ -129,7 +129,7 @@ def rate_of_a_batch(function):
         elif math.isclose(found, len(K) / norm(K), rel_tol=1e-6):
             why = "That is the rate of the whole set."
         else:
-            why = "Cut the batch's rows and columns out of K: `K[batch][:, batch]`."
+            why = "Cut the batch's rows out of K, and of these the batch's columns."
         return False, f"For the batch {batch} of 20 points the rate is {right:.4g}, not {found:.4g}. {why}"
     return True, "Each batch has a line of its own; SGD crosses some of them and not others."
 
@@ -187,15 +187,19 @@ def over_the_base_rate(function):
 
 
 @question("2.8")
-def how_batches_differ(answer, rates):
+def how_batches_differ(answer):
+    """Measured anew: a wrong answer to 2.5 must not make a wrong one right here."""
     known = ("lower and more spread", "higher and more spread", "the same")
     if answer not in known:
         return False, f"Choose one of {', '.join(map(repr, known))}; you wrote {answer!r}."
-    sizes = sorted(rates)
-    small, large = (np.asarray(rates[b]) for b in (sizes[0], sizes[-1]))
+    fit, start, critical = digits_net()
+    rng = np.random.default_rng(0)
+    batches = {b: np.array([rng.choice(len(fit), b, replace=False) for _ in range(40)]) for b in (8, 64)}
+    kernel = tangent.kernel(fit, start)
+    small, large = (tangent.batch_critical_learning_rates(fit, kernel, rows) / critical for rows in batches.values())
     seen = (
-        f"Batches of {sizes[0]}: median {np.median(small):.2f} η_crit, spread {np.std(np.log(small)):.3f}; "
-        f"of {sizes[-1]}: {np.median(large):.2f}, {np.std(np.log(large)):.3f}."
+        f"Batches of 8: median {np.median(small):.2f} η_crit, spread {np.std(np.log(small)):.3f}; "
+        f"of 64: {np.median(large):.2f}, {np.std(np.log(large)):.3f}."
     )
     wide = np.std(np.log(small)) > 1.2 * np.std(np.log(large))
     right = known[2] if not wide else known[0] if np.median(small) < np.median(large) else known[1]

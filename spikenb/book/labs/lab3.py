@@ -121,7 +121,7 @@ def time_rate_or_throw(cause, plain, thrown, longer, faster):
 @question("3.6")
 def rate_for_the_same_noise(function):
     for eta, b, other in ((0.5, 5, 2), (2.0, 10, 40)):
-        found, right = float(function(eta, b, other)), eta * other / b
+        found, right = float(function(eta, b, other)), other * (eta / b)
         if math.isclose(found, right, rel_tol=1e-9):
             continue
         if math.isclose(found, eta * b / other, rel_tol=1e-9):
@@ -142,7 +142,7 @@ def rate_for_the_same_noise(function):
 @question("3.7")
 def what_is_kept(function):
     for gd, plain, capped in ((0.8, 0.4, 0.5), (0.6, 0.3, 0.57)):
-        found, right = float(function(gd, plain, capped)), (gd - capped) / (gd - plain)
+        found, right = float(function(gd, plain, capped)), 1 - (capped - plain) / (gd - plain)
         if math.isclose(found, right, rel_tol=1e-9):
             continue
         if math.isclose(found, 1 - right, rel_tol=1e-9):
@@ -158,11 +158,12 @@ def what_is_kept(function):
 
 
 @question("3.8")
-def catapults_or_noise(verdict, kept):
+def catapults_or_noise(verdict, gd, plain, capped):
+    """From the losses: a wrong answer to 3.7 must not make a wrong one right here."""
     known = ("catapults", "noise", "both")
     if verdict not in known:
         return False, f"Choose one of {', '.join(known)}; you wrote {verdict!r}."
-    share = float(kept)
+    share = 1 - (capped - plain) / (gd - plain)
     right = "catapults" if share < 1 / 3 else "noise" if share > 2 / 3 else "both"
     seen = f"The capped run keeps {share:.0%} of the gain."
     if verdict == right:

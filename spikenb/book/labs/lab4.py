@@ -97,7 +97,7 @@ def count_at_the_edge(function):
     ]
     for values, eta in cases:
         lam = np.array(values)
-        right, found = int((eta * lam / 2 >= 0.75).sum()), function(lam.copy(), eta)
+        right, found = int(np.sum(lam >= 1.5 / eta)), function(lam.copy(), eta)
         if int(found) == right:
             continue
         if int(found) == int((eta * lam >= 0.75).sum()):
@@ -181,7 +181,8 @@ def value_at_a_time(function):
     rng = np.random.default_rng(48)
     for eta, each, time in ((0.4, 5, 20.0), (0.1, 5, 20.0), (0.05, 2, 3.0)):
         values = rng.standard_normal(120)
-        found, right = float(function(values.copy(), eta, each, time)), values[round(time / (eta * each))]
+        entry = int(abs(eta * each * np.arange(120) - time).argmin())
+        found, right = float(function(values.copy(), eta, each, time)), values[entry]
         if found == right:
             continue
         if round(time / eta) < 120 and found == values[round(time / eta)]:
@@ -194,6 +195,6 @@ def value_at_a_time(function):
             why = "Entry k belongs to the time η · each · k."
         return (
             False,
-            f"With η = {eta}, a value every {each} steps, time {time:g} is entry {round(time / (eta * each))}. {why}",
+            f"With η = {eta}, a value every {each} steps, time {time:g} is entry {entry}. {why}",
         )
     return True, "Runs with different rates are compared at the same time, not at the same step."
