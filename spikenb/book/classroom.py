@@ -264,9 +264,13 @@ def archive(students, wheel, target, packs=None):
 
 
 def wheel_in(folder, root):
-    """Build the package's wheel into a folder, without a network. Returns its path."""
+    """Build the package's wheel into a folder, from a copy and without a network. Returns its path."""
     options = ["-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, root], check=True)
+    with tempfile.TemporaryDirectory() as copy:  # a build leaves files behind, which the next would take in
+        shutil.copytree(Path(root, "spikenb"), Path(copy, "spikenb"), ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(Path(root, name), copy)
+        subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, copy], check=True)
     (built,) = Path(folder).glob("spikenb-*.whl")
     return built
 
