@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Build, test and edit the book; every command first makes its own environment, benchmark in folders of its own.
+"""Build, test and edit the book; every command first makes its own environment; labs and benchmark
+in folders of their own.
 
 python3 make.py book              build the pages and open them
 python3 make.py pdf               build the pages and print them, _build/book.pdf (with an installed Chromium)
@@ -7,6 +8,9 @@ python3 make.py zip               build the pages and pack them, _build/book.zip
 python3 make.py test              run all tests
 python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md;
                                   one that shows a data pack is left alone where the pack is missing
+python3 make.py labs              make the course labs, _build/labs: student, solved and grader (with nbgrader)
+python3 make.py offline           pack the student labs, the package and data, _build/spikenb-offline.zip, for a room
+                                  without a network; --packs FOLDER puts in your own data packs
 python3 make.py benchmark         run the package beside its peers (about an hour; --only agop for a part)
 """
 
@@ -24,7 +28,8 @@ import webbrowser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV, PEERS, NEURAL_TANGENTS = ROOT / ".venv", ROOT / ".venv-peers", ROOT / ".venv-neural-tangents"
+VENV, LABS = ROOT / ".venv", ROOT / ".venv-lab"
+PEERS, NEURAL_TANGENTS = ROOT / ".venv-peers", ROOT / ".venv-neural-tangents"
 INDEX = ROOT / "_build/html/index.html"
 
 
@@ -127,6 +132,18 @@ def notebooks(arguments):
     (ROOT / "assets/spike.png").write_bytes(first_figure(ROOT / "book/02_slas_toy.ipynb"))
 
 
+def labs(arguments):
+    """The labs in every form, and the student notebooks where Colab opens them, labs/student."""
+    torch = next(line for line in lines("requirements.txt") if line.startswith("torch=="))
+    sources = ["requirements.txt", "requirements-lab.txt", "pyproject.toml"]
+    environment_in(LABS, sources, [[torch, "-e", ".[fast]", "-r", "requirements-lab.txt"]])
+    run("-m", "spikenb.book.classroom", "labs", "labs", "_build/labs", folder=LABS)
+
+
+def offline(arguments):
+    run("-m", "spikenb.book.classroom", "offline", "labs", "_build/spikenb-offline.zip", *arguments.rest)
+
+
 def benchmark(arguments):
     """The peers one by one, so that one that cannot be installed leaves the others; the oldest by itself."""
     torch = next(line for line in lines("requirements.txt") if line.startswith("torch=="))
@@ -192,13 +209,13 @@ def settled(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["book", "pdf", "zip", "test", "notebooks", "benchmark"])
+    parser.add_argument("command", choices=["book", "pdf", "zip", "test", "notebooks", "labs", "offline", "benchmark"])
     parser.add_argument("--no-open", action="store_true", help="build the book without opening it")
     arguments, arguments.rest = parser.parse_known_args()
-    if arguments.command != "benchmark":
+    if arguments.command not in ("labs", "benchmark"):
         environment()
-    commands = {"book": book, "pdf": printed, "zip": printed, "test": test}
-    {**commands, "notebooks": notebooks, "benchmark": benchmark}[arguments.command](arguments)
+    commands = {"book": book, "pdf": printed, "zip": printed, "test": test, "notebooks": notebooks}
+    {**commands, "offline": offline, "labs": labs, "benchmark": benchmark}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import CHAPTERS, ROOT
+
+from spikenb.book import classroom
 
 RUN = """
 import nbformat, sys
@@ -65,6 +68,40 @@ def test_a_chapter_runs_alone(chapter, wheel, python_without_spikenb, tmp_path):
         [python_without_spikenb, "-c", "import spikenb; print(spikenb.__file__)"], cwd=folder, text=True
     )
     assert str(tmp_path) in where, "the chapter used another spikenb than the wheel"
+
+
+RUN_ALL = """
+import nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read("1_stability_50.ipynb", as_version=4)
+NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+for output in (o for cell in notebook.cells for o in cell.get("outputs", ())):
+    if output.output_type == "error":
+        print("|", *output.traceback)
+"""
+
+
+def test_a_lab_runs_from_the_archive_without_a_network(wheel, python_without_spikenb, tmp_path):
+    """Unpacked in an empty folder: the first cell installs the wheel beside it, and "run all" asks for answers."""
+    classroom.archive(ROOT / "labs/student", wheel, tmp_path / "labs.zip")
+    with zipfile.ZipFile(tmp_path / "labs.zip") as packed:
+        packed.extractall(tmp_path)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "SPIKENB"))}
+    environment |= {"PIP_NO_INDEX": "1", "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        [python_without_spikenb, "-c", RUN_ALL],
+        cwd=tmp_path / "spikenb-labs",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number in ("1.1", "1.2", "1.3", "1.4", "1.5"):
+        assert f"| Question {number}: not answered yet." in done.stdout
+    where = subprocess.check_output(
+        [python_without_spikenb, "-c", "import spikenb; print(spikenb.__file__)"], cwd=tmp_path, text=True
+    )
+    assert str(tmp_path) in where
 
 
 def test_without_the_set_up_cell_it_fails(python_without_spikenb, tmp_path):

@@ -29,6 +29,8 @@ PAGES = [
     "bibliography",
     "api",
     "benchmarks",
+    "teachers_guide",
+    "teachers_chapters",
 ]
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
 

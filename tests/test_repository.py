@@ -165,11 +165,11 @@ def test_every_public_function_has_a_docstring():
     import inspect
 
     from spikenb import curvature, data, descent, downloads, networks, problem
-    from spikenb.book import claims, cli, exercises, plots, sliders
+    from spikenb.book import claims, classroom, cli, exercises, labs, plots, sliders
     from spikenb.measure import landscape, spikes
 
     science = (curvature, data, descent, downloads, networks, problem, landscape, spikes)
-    for module in (*science, claims, cli, exercises, plots, sliders):
+    for module in (*science, claims, classroom, cli, exercises, labs, plots, sliders):
         assert module.__doc__
         for name, item in vars(module).items():
             if not name.startswith("_") and getattr(item, "__module__", "") == module.__name__:
