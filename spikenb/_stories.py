@@ -16,6 +16,7 @@ FAULT, UNKNOWN, HEALTHY = "numerical fault", "not explained", "no spike"
 STORIES = CURVATURE, BATCH, SCHEDULE, DIVERGENCE, FAULT, UNKNOWN
 OUTLIER = {"batches": 2.0, "kernels": 8.0}  # a batch is to blame where it is so many times the median of its neighbours
 EDGE = 0.85  # at the edge λ1/threshold hovers about 1, and it falls as the oscillation that it drives grows
+EVERYWHERE = 1.5  # times the threshold: what hovers about 1 at the edge is below
 WINDOW = 20  # steps that a jump of the loss is held against
 
 
@@ -181,7 +182,7 @@ def _tell_the_curvature(watch, event, d):
     others = {name: max(np.median(np.delete(n[name], worst)), 1e-12) for name in OUTLIER if name in n}
     above = {name: n[name][worst] / other for name, other in others.items() if n[name][worst] > 1}
     blame = moved and any(factor > OUTLIER[name] for name, factor in above.items())
-    alone = others["batches"] <= 1 and max(above.values(), default=0) > OUTLIER["kernels"]
+    alone = ratio <= EVERYWHERE and max(above.values(), default=0) > OUTLIER["kernels"]
     recent = [r for t, r in n["earlier"] if t >= event.step - watch.every]
     crossed = max([ratio, *recent]) > EDGE
     if EDGE < max([ratio, *recent]) <= 1:
@@ -213,7 +214,7 @@ def _tell_the_curvature(watch, event, d):
         d.lines.append("over the threshold at each of these steps: where it crossed it was not seen")
         if earlier:
             _tell_the_scale(watch, d, earlier[-1], at, (x, y), ratio)
-    if blame:  # where all batches are over the threshold, the sharpest is not the cause
+    if blame:  # where the reference batch is far over the threshold too, the sharpest batch is not the cause
         fits.insert(0 if alone or not crossed else len(fits), BATCH)
     if not n["returned"] and DIVERGENCE not in fits and (not event.finite or event.peak > 1e3 * event.before or fits):
         fits.append(DIVERGENCE)
@@ -256,7 +257,7 @@ def _tell_the_batches(watch, event, d):
         found.append(("kernels", "by its kernel"))
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         d.lines.append(f"no kernel and no samples' shares: {error}")
-    worst = None
+    worst, seen = None, False
     for name, what in found:
         values = n[name]
         top = int(values.argmax())
@@ -267,8 +268,9 @@ def _tell_the_batches(watch, event, d):
             f"others {others:.3g} (median of {len(kept) - 1})"
         )
         outlies = values[top] > 1 and values[top] > OUTLIER[name] * max(others, 0)
-        if worst is None or (outlies and not n["batches"][worst] > 1):
+        if worst is None or (outlies and not seen):
             worst = top
+        seen = outlies
     if len(found) > 1:
         vectors, shares = [v for _, v, _ in kernels], kernels[worst][2]
     return worst, at[worst], vectors[worst], shares

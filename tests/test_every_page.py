@@ -53,19 +53,18 @@ def test_axe_core_finds_no_violation(browser, page):  # noqa: F811
     axe = pytest.importorskip("axe_playwright_python", reason="pip install --no-deps -r tests/requirements.txt")
     browser.set_script_timeout(300)
     browser.execute_script(files(axe).joinpath("axe.min.js").read_text("utf-8"))
-    for width in WIDTHS:
-        for theme in THEMES:
-            look(browser, width, theme)
-            found = browser.execute_async_script(
-                # the drawings of formulas are hidden from assistive technology, which reads the MathML beside them
-                "axe.run({include: [document], exclude: [['mjx-container > svg']]}, "
-                "{runOnly: arguments[0], resultTypes: ['violations']})"
-                ".then(arguments[1])",
-                RULES,
-            )
-            assert len(found["passes"]) > 15  # it has looked
-            violations = [(v["id"], v["help"], node["html"]) for v in found["violations"] for node in v["nodes"]]
-            assert not violations, f"{page}, {width} px, {theme}"
+    for width, theme in zip(WIDTHS, THEMES, strict=True):  # light and wide, dark and narrow
+        look(browser, width, theme)
+        found = browser.execute_async_script(
+            # the drawings of formulas are hidden from assistive technology, which reads the MathML beside them
+            "axe.run({include: [document], exclude: [['mjx-container > svg']]}, "
+            "{runOnly: arguments[0], resultTypes: ['violations']})"
+            ".then(arguments[1])",
+            RULES,
+        )
+        assert len(found["passes"]) > 15  # it has looked
+        violations = [(v["id"], v["help"], node["html"]) for v in found["violations"] for node in v["nodes"]]
+        assert not violations, f"{page}, {width} px, {theme}"
 
 
 def test_the_keyboards_place_is_seen(browser, page):  # noqa: F811
