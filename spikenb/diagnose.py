@@ -1,4 +1,4 @@
-"""Why did my loss spike? The book's tools on an ordinary PyTorch loop.
+"""Why did my loss spike? The book's tools on an ordinary PyTorch loop::
 
     watch = diagnose.Watch(model, loss_fn, optimizer)
     for x, y in loader:
@@ -51,14 +51,16 @@ from .problem import Problem
 def threshold(optimizer):
     """c, the value of λ1(S H S) above which the optimizer is unstable on a quadratic.
 
-    | optimizer | S² | c |
-    |---|---|---|
-    | SGD | η | 2 |
-    | SGD, heavy-ball β, dampening d | η(1 - d) | 2 + 2β |
-    | SGD, Nesterov | η | (2 + 2β)/(1 + 2β) |
-    | RMSprop, momentum μ | η/(√v + ε) | 2 + 2μ |
-    | Adagrad | η/(√Σg² + ε) | 2 |
-    | Adam, AdamW | η/((1 - β1^t)(√v̂ + ε)) | (2 + 2β1)/(1 - β1) |
+    ===================================  ==========================  ====================
+    optimizer                            S²                          c
+    ===================================  ==========================  ====================
+    SGD                                  η                           2
+    SGD, heavy-ball β, dampening d       η(1 - d)                    2 + 2β
+    SGD, Nesterov                        η                           (2 + 2β)/(1 + 2β)
+    RMSprop, momentum μ                  η/(√v + ε)                  2 + 2μ
+    Adagrad                              η/(√Σg² + ε)                2
+    Adam, AdamW                          η/((1 - β1^t)(√v̂ + ε))      (2 + 2β1)/(1 - β1)
+    ===================================  ==========================  ====================
 
     Raises TypeError for another optimizer, ValueError for groups of different momentum and for `maximize`.
     """
