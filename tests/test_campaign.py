@@ -150,7 +150,10 @@ def test_every_chapter_depends_on_what_it_imports():
     for path in CHAPTERS:
         cells = nbformat.read(path, as_version=4).cells
         modules = campaign._modules([c.source for c in cells if c.cell_type == "code"])
-        assert {"spikenb.descent", "spikenb._two_layer", "spikenb.problem", "spikenb.book.claims"} <= modules.keys()
+        needed = {"spikenb.descent", "spikenb._two_layer", "spikenb.problem", "spikenb.book.claims"}
+        if not claims.stored(path):  # chapter 16, which judges no claim of a source
+            needed = {"spikenb.diagnose", "spikenb._stories", "spikenb.curvature", "spikenb.book.planted"}
+        assert needed <= modules.keys()
 
 
 def test_a_killed_worker_does_not_end_the_campaign(tiny):
