@@ -8,7 +8,8 @@ import time
 from importlib.resources import files
 
 import pytest
-from test_pages import PAGES, THEMES, WIDTHS, browser, built, visit, wait  # noqa: F401
+from conftest import visit, wait
+from test_pages import PAGES, THEMES, WIDTHS
 
 OTHERS = ["../search?q=catapult", "../genindex", "../py-modindex", "../_modules/index", "../_modules/spikenb/agop#AGOP",
           "api#spikenb.agop.AGOP"]  # fmt: skip
@@ -20,7 +21,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 
 
 @pytest.fixture(scope="module", params=PAGES + OTHERS)
-def page(request, browser, built):  # noqa: F811
+def page(request, browser, built):
     name, rest = re.fullmatch("([^?#]*)(.*)", request.param).groups()
     visit(browser, built, name)
     if rest:  # the search with results, or the place that a link leads to, which is marked
@@ -31,7 +32,7 @@ def page(request, browser, built):  # noqa: F811
     return request.param
 
 
-def look(browser, width, theme="light"):  # noqa: F811
+def look(browser, width, theme="light"):
     """The page as it is at this width and in this theme, once it has come to rest."""
     seen = dict(width=width, height=900, deviceScaleFactor=1, mobile=False)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", seen)
@@ -43,13 +44,13 @@ def look(browser, width, theme="light"):  # noqa: F811
     wait(browser, "return document.getAnimations().every(a => a.playState !== 'running')", 60)
 
 
-def test_nothing_is_wider_than_the_screen(browser, page):  # noqa: F811
+def test_nothing_is_wider_than_the_screen(browser, page):
     for width in (390, 768, 1280, 1600):
         look(browser, width)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-def test_axe_core_finds_no_violation(browser, page):  # noqa: F811
+def test_axe_core_finds_no_violation(browser, page):
     axe = pytest.importorskip("axe_playwright_python", reason="pip install --no-deps -r tests/requirements.txt")
     browser.set_script_timeout(300)
     browser.execute_script(files(axe).joinpath("axe.min.js").read_text("utf-8"))
@@ -67,7 +68,7 @@ def test_axe_core_finds_no_violation(browser, page):  # noqa: F811
         assert not violations, f"{page}, {width} px, {theme}"
 
 
-def test_the_keyboards_place_is_seen(browser, page):  # noqa: F811
+def test_the_keyboards_place_is_seen(browser, page):
     """Every link and control of the text looks different when it has the focus."""
     look(browser, 1280)
     unseen = browser.execute_script(

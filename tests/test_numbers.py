@@ -14,8 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from conftest import CHAPTERS, ROOT
-from test_pages import browser, built, visit, wait  # noqa: F401
+from conftest import CHAPTERS, ROOT, visit, wait
 from test_repository import make  # noqa: F401
 
 from spikenb.book import numbers, plots
@@ -109,7 +108,7 @@ def test_the_kernel_keeps_them(make, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("path", WITH_NUMBERS, ids=lambda p: p.stem)
-def test_each_figure_of_a_page_leads_to_its_numbers(built, path):  # noqa: F811
+def test_each_figure_of_a_page_leads_to_its_numbers(built, path):
     page = built[0] / f"book/{path.stem}.html"
     soup = BeautifulSoup(page.read_text("utf-8"), "html.parser")
     stored = list(numbers.stored(path).values())
@@ -133,7 +132,7 @@ def test_the_toys_numbers_are_those_of_its_run():
     assert np.allclose([y for _, _, y, _ in loss], run.loss, rtol=1e-5)
 
 
-def test_a_live_figure_gives_the_numbers_of_its_setting(browser, built):  # noqa: F811
+def test_a_live_figure_gives_the_numbers_of_its_setting(browser, built):
     visit(browser, built, "02_slas_toy")
     name, text = browser.execute_script(
         """
@@ -152,7 +151,7 @@ def test_a_live_figure_gives_the_numbers_of_its_setting(browser, built):  # noqa
         assert np.allclose([float(v) for v in column if v], [v for v in result[name] if v is not None], rtol=1e-5)
 
 
-def test_the_front_pages_network_gives_what_it_drew(browser, built):  # noqa: F811
+def test_the_front_pages_network_gives_what_it_drew(browser, built):
     visit(browser, built, "index")
     wait(browser, "return document.getElementById('front').run().epoch > 500")
     text, each, columns = browser.execute_script(
@@ -169,7 +168,7 @@ def test_the_front_pages_network_gives_what_it_drew(browser, built):  # noqa: F8
         assert epoch == k * each and np.allclose([low, high], [column["low"], column["high"]], rtol=1e-5)
 
 
-def test_a_click_saves_the_file(browser, built, tmp_path):  # noqa: F811
+def test_a_click_saves_the_file(browser, built, tmp_path):
     visit(browser, built, "02_slas_toy")
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", dict(behavior="allow", downloadPath=str(tmp_path)))
     for selector in ("button.spike-numbers", "figcaption a.spike-numbers"):

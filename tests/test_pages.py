@@ -3,16 +3,12 @@
 import math
 import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import CHAPTERS, ROOT
+from conftest import CHAPTERS, visit, wait
 
 from spikenb.book import board, claims
 
@@ -33,32 +29,6 @@ PAGES = [
     "teachers_chapters",
 ]
 THEMES, WIDTHS = ("light", "dark"), (1280, 390)
-
-
-def cpu_seconds():
-    """What finished child processes have used; a busy machine does not stretch it as it does the wall time."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """The book built from scratch from a copy of what a build reads, as the README's line builds it."""
-    copy = tmp_path_factory.mktemp("book")
-    for part in ("_config.yml", "_toc.yml", "book", "assets", "results"):
-        source = ROOT / part
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
-    command = "from jupyter_book.cli.main import main; main()"
-    start = cpu_seconds()
-    done = subprocess.run(
-        [sys.executable, "-c", command, "build", ".", "-n", "-W", "--keep-going"],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-    )
-    seconds = cpu_seconds() - start
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return copy / "_build/html", seconds
 
 
 @pytest.fixture(scope="session")
@@ -166,46 +136,6 @@ def test_the_errata_page_has_every_erratum(html):
 
 
 # ---- in a browser ----
-
-
-@pytest.fixture(scope="session")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("no Chromium with chromedriver is installed here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "disable-quic", "hide-scrollbars"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
-def visit(browser, built, page, width=1280, theme="light"):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=False)
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", dict(features=[dict(name="prefers-color-scheme", value=theme)])
-    )
-    browser.get_log("browser"), browser.get_log("performance")
-    browser.get((built[0] / f"book/{page}.html").as_uri())
-    wait(browser, "return document.readyState === 'complete' && !(window.MathJax && !(MathJax.startup || {}).promise)")
-    browser.execute_async_script(
-        "const maths = window.MathJax ? MathJax.startup.promise : Promise.resolve(); maths.then(() => arguments[0]())"
-    )
-
-
-def wait(browser, script, seconds=20):
-    end = time.monotonic() + seconds
-    while not browser.execute_script(script):
-        assert time.monotonic() < end, script
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("theme", THEMES)
