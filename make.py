@@ -111,7 +111,8 @@ def printed(arguments):
 
 def test(arguments):
     """Two workers, and as many threads as leave each its share of the cores: more only wait for one another."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 2) // 2)))
     run("-m", "pytest", "-n", "2", *arguments.rest)
 
 
