@@ -12,7 +12,6 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 from conftest import ROOT
-from test_pages import browser  # noqa: F401
 
 from spikenb.book import front
 from spikenb.curvature import top_eigenvalue
@@ -91,7 +90,7 @@ def page(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, page, request):  # noqa: F811
+def opened(browser, page, request):
     """The page, standing still (as a reader has it who asks for less motion) unless a test asks for motion."""
     motion = getattr(request, "param", "reduce")
     browser.execute_cdp_cmd(
@@ -110,11 +109,11 @@ def opened(browser, page, request):  # noqa: F811
     assert not errors and not re.findall(r'"url":"((?:https?|wss?):[^"]*)"', messages)
 
 
-def train(browser, seed, eta, steps):  # noqa: F811
+def train(browser, seed, eta, steps):
     return browser.execute_script("return document.getElementById('front').train(...arguments)", seed, eta, steps)
 
 
-def state(browser):  # noqa: F811
+def state(browser):
     return browser.execute_script(
         "const {epoch, eta, lam, loss, watch, theta} = document.getElementById('front').run();"
         "return {epoch, eta, lam, loss, spikes: watch.spikes, theta: [...theta]}"
