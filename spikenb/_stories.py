@@ -193,10 +193,10 @@ def _tell_the_curvature(watch, event, d):
         by_rate = [_log_rates(watch, c, at, vector) / math.log(max(ratio, 1) / max(r, 1e-12)) for c, r in stable]
         which = 0 if rising and by_rate[0] > 0.5 else -1
         (c, r), n["share of η"] = stable[which], by_rate[which]
-        grew = max(ratio, 1) / max(r, 1e-12)
+        grew, by_eta = ratio / max(r, 1e-12), math.exp(_log_rates(watch, c, at, vector))
         d.lines.append(
-            f"from step {c.step} to {at.step} λ1/threshold grew {grew:.3g}-fold, of which η gave "
-            f"{grew ** by_rate[which]:.3g}-fold and the curvature {grew ** (1 - by_rate[which]):.3g}-fold"
+            f"from step {c.step} to {at.step} λ1/threshold grew {grew:.3g}-fold, of which η gave {by_eta:.3g}-fold and "
+            f"the curvature {grew / by_eta:.3g}-fold"
         )
         _tell_the_scale(watch, d, c, at, (x, y), ratio)
         fits.append(SCHEDULE if by_rate[which] > 0.5 else CURVATURE)
@@ -208,10 +208,10 @@ def _tell_the_curvature(watch, event, d):
         )
     elif crossed and not n["returned"]:
         fits.append(DIVERGENCE)
-        d.lines.append("over the threshold at each of these steps, and the loss never came back")
+        d.lines.append("no earlier step that was measured was well below the threshold, and the loss never came back")
     elif crossed:
         fits.append(CURVATURE)
-        d.lines.append("over the threshold at each of these steps: where it crossed it was not seen")
+        d.lines.append("no earlier step that was measured was well below the threshold: where it crossed it was not seen")
         if earlier:
             _tell_the_scale(watch, d, earlier[-1], at, (x, y), ratio)
     if blame:  # where the reference batch is far over the threshold too, the sharpest batch is not the cause

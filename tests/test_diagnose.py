@@ -478,7 +478,7 @@ def test_lightning():
 
     x, y = next(batches(n=640))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=32)
-    callback = diagnose.LightningCallback(nn.MSELoss(), every=10, budget=100)
+    callback = diagnose.LightningCallback(nn.MSELoss(), every=10, budget=1e6)
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
