@@ -1,5 +1,6 @@
 """Campaigns on tiny notebooks: kept, resumed, shared, killed, broken; the same results from a Dask cluster."""
 
+import ast
 import errno
 import json
 import os
@@ -144,6 +145,13 @@ def test_a_module_edited_makes_stale_and_its_docstring_does_not(tiny):
     edit("1 / (2 * n)", "1 / (3 * n)")
     after = keys()
     assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_a_figures_style_makes_no_result_stale():
+    """For what it may hold: functions that return nothing, and so can hand no number to a criterion."""
+    assert not campaign._modules(["from spikenb.book import plots"]).keys() & {"spikenb.book.plots"}
+    tree = ast.parse((ROOT / "spikenb/book/plots.py").read_text("utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Return | ast.Yield | ast.Lambda)]
 
 
 def test_every_chapter_depends_on_what_it_imports():
