@@ -183,7 +183,7 @@ def first_figure(notebook):
     return base64.b64decode(next(o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})))
 
 
-def heavy(text, most=200):
+def heavy(text, most=1000):
     """The kilobytes that a notebook keeps of the numbers behind a figure, of each where it is more than `most`."""
     data = [o.get("data", {}) for cell in json.loads(text)["cells"] for o in cell.get("outputs", ())]
     sizes = [len(numbers) / 1e3 for d in data for kind, numbers in d.items() if "spikenb.csv" in kind]

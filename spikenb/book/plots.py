@@ -8,9 +8,9 @@ COLORS = {
     "sharpness": "#c8232c",
     "threshold": INK,
     "kernel norm": "#7b3fa0",
-    "top space": "#d9730d",
+    "top space": "#b35a00",
     "complement": "#1f6fb5",
-    "alignment": "#2a8a4a",
+    "alignment": "#23783f",
     "spike": "#f2e2b8",
 }
 """What a reader knows from the colour: use `color="…"` of this table, and a dash, a marker or a label with it."""
