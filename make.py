@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Build, test and edit the book; every command first makes its own environment; labs and benchmark
-in folders of their own.
+"""Build, test and edit the book; every command first makes its environment, .venv; versions and benchmark
+have folders of their own.
 
 python3 make.py book              build the pages and open them
 python3 make.py pdf               build the pages and print them, _build/book.pdf (with an installed Chromium)
 python3 make.py zip               build the pages and pack them, _build/book.zip, to be read without a network
 python3 make.py test              run all tests
+python3 make.py versions colab    run every notebook and solved lab with Colab's versions, in an empty folder;
+                                  "versions oldest": with the lower bounds of pyproject.toml (6 GB and 10 minutes each)
 python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md;
                                   one that shows a data pack is left alone where the pack is missing
 python3 make.py labs              make the course labs, _build/labs: student, solved and grader (with nbgrader)
@@ -23,12 +25,12 @@ import re
 import shutil
 import subprocess
 import sys
-import venv
+import tempfile
 import webbrowser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV, LABS = ROOT / ".venv", ROOT / ".venv-lab"
+VENV = ROOT / ".venv"
 PEERS, NEURAL_TANGENTS = ROOT / ".venv-peers", ROOT / ".venv-neural-tangents"
 INDEX = ROOT / "_build/html/index.html"
 
@@ -44,13 +46,21 @@ nbformat.write(notebook, sys.argv[1])
 """
 
 
+SHOW_VERSIONS = """
+import platform, re, sys
+from importlib.metadata import version
+found = [f"{name} {version(name)}" for name in (re.split("[=<>]", pin)[0] for pin in sys.argv[1:])]
+print(f"Python {platform.python_version()};", ", ".join(found), flush=True)
+"""
+
+
 def environment():
     """Make .venv, or bring it up to date if what it is made from has changed since."""
     wanted = [["-r", "requirements.txt"], ["--no-deps", "-r", "tests/requirements.txt"]]
     environment_in(VENV, ["requirements.txt", "tests/requirements.txt", "pyproject.toml"], wanted)
 
 
-def environment_in(folder, sources, wanted):
+def environment_in(folder, sources, wanted, python=sys.executable):
     """Make the environment, or bring it up to date if `sources` have changed since: one pip installation a list in
     `wanted`. The first must succeed; the others may fail, are reported, and are tried again next time."""
     if sys.version_info < (3, 11):  # noqa: UP036, an old Python must be told
@@ -63,7 +73,7 @@ def environment_in(folder, sources, wanted):
     if not python_of(folder).exists():
         shutil.rmtree(folder, ignore_errors=True)  # one that broke off half-way
         try:
-            venv.create(folder, with_pip=True)
+            subprocess.run([python, "-m", "venv", folder], check=True)
         except subprocess.CalledProcessError:
             sys.exit("Python's venv module is incomplete here; on Debian and Ubuntu: apt install python3-venv")
     failed = [names for names in wanted if pip(folder, names)]
@@ -84,11 +94,11 @@ def pip(folder, names):
     return subprocess.run([python_of(folder), "-m", "pip", "install", *options, *names], cwd=ROOT).returncode
 
 
-def run(*arguments, folder=VENV):
+def run(*arguments, folder=VENV, cwd=ROOT):
     """Run the environment's Python on these arguments, in the repository; leave with its code if it fails."""
     python = python_of(folder)
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = subprocess.run([python, *arguments], cwd=ROOT, env={**os.environ, "PATH": path}).returncode
+    code = subprocess.run([python, *arguments], cwd=cwd, env={**os.environ, "PATH": path}).returncode
     if code:
         sys.exit(code)
 
@@ -111,9 +121,54 @@ def printed(arguments):
 
 def test(arguments):
     """Two workers, and as many threads as leave each its share of the cores: more only wait for one another."""
+    share_the_cores()
+    run("-m", "pytest", "-n", "2", *arguments.rest)
+
+
+def share_the_cores():
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 2) // 2)))
-    run("-m", "pytest", "-n", "2", *arguments.rest)
+
+
+def versions(arguments):
+    """Every notebook and solved lab where nothing but the package and these versions is installed."""
+    if arguments.rest not in (["colab"], ["oldest"]):
+        sys.exit('versions: name one, "colab" or "oldest"')
+    (name,) = arguments.rest
+    folder, colab = ROOT / f".venv-{name}", "tests/requirements-colab.txt"
+    pins, pythons = (lines(colab), ("3.13", "3.12")) if name == "colab" else (oldest(), ("3.11",))
+    runner = [line for line in lines("requirements.txt") if line.startswith(("pytest", "nbval"))]
+    environment_in(folder, ["pyproject.toml", "requirements.txt", colab], [[*pins, *runner]], python_near(*pythons))
+    if pip(folder, ["--no-deps", "--force-reinstall", "."]):
+        sys.exit(1)
+    run("-c", SHOW_VERSIONS, *pins, folder=folder)
+    share_the_cores()
+    os.environ["TQDM_DISABLE"] = "1"
+    with tempfile.TemporaryDirectory() as empty:
+        for path in [*ROOT.glob("book/[0-9]*.ipynb"), *ROOT.glob("book/why_*.ipynb")]:
+            shutil.copy(path, empty)
+        run("-m", "spikenb.book.classroom", "solved", "labs", empty)
+        options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "--dist=loadfile"]
+        run("-m", "pytest", "-n", "2", *options, folder=folder, cwd=empty)
+
+
+def oldest():
+    """What the package needs to run and to speed it up, each in the oldest version that pyproject.toml allows."""
+    import tomllib  # an older Python must get as far as to be told that it is too old
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["fast"], *extras["campaign"]]
+    return [line.split(",")[0].replace(">=", "==") for line in wanted]
+
+
+def python_near(*versions):
+    """The first of these Pythons that runs here, or the one that runs this."""
+    for version in versions:
+        found = shutil.which(f"python{version}")
+        if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
+            return found
+    return sys.executable
 
 
 def notebooks(arguments):
@@ -137,10 +192,7 @@ def notebooks(arguments):
 
 def labs(arguments):
     """The labs in every form, and the student notebooks where Colab opens them, labs/student."""
-    torch = next(line for line in lines("requirements.txt") if line.startswith("torch=="))
-    sources = ["requirements.txt", "requirements-lab.txt", "pyproject.toml"]
-    environment_in(LABS, sources, [[torch, "-e", ".[fast]", "-r", "requirements-lab.txt"]])
-    run("-m", "spikenb.book.classroom", "labs", "labs", "_build/labs", folder=LABS)
+    run("-m", "spikenb.book.classroom", "labs", "labs", "_build/labs")
 
 
 def offline(arguments):
@@ -210,15 +262,18 @@ def settled(text):
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
+COMMANDS = {"book": book, "pdf": printed, "zip": printed, "test": test, "versions": versions, "notebooks": notebooks,
+            "labs": labs, "offline": offline, "benchmark": benchmark}  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["book", "pdf", "zip", "test", "notebooks", "labs", "offline", "benchmark"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--no-open", action="store_true", help="build the book without opening it")
     arguments, arguments.rest = parser.parse_known_args()
-    if arguments.command not in ("labs", "benchmark"):
+    if arguments.command != "benchmark":
         environment()
-    commands = {"book": book, "pdf": printed, "zip": printed, "test": test, "notebooks": notebooks}
-    {**commands, "offline": offline, "labs": labs, "benchmark": benchmark}[arguments.command](arguments)
+    COMMANDS[arguments.command](arguments)
 
 
 if __name__ == "__main__":

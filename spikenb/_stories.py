@@ -211,7 +211,7 @@ def _tell_the_curvature(watch, event, d):
         d.lines.append("no earlier step that was measured was well below the threshold, and the loss never came back")
     elif crossed:
         fits.append(CURVATURE)
-        d.lines.append("no earlier step that was measured was well below the threshold: where it crossed it was not seen")
+        d.lines.append("no earlier step that was measured was well below the threshold: its crossing was not seen")
         if earlier:
             _tell_the_scale(watch, d, earlier[-1], at, (x, y), ratio)
     if blame:  # where the reference batch is far over the threshold too, the sharpest batch is not the cause

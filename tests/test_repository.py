@@ -12,6 +12,8 @@ import nbformat
 import pytest
 import yaml
 from conftest import CHAPTERS, ROOT
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 URL = PROJECT["project"]["urls"]["Repository"]
@@ -62,6 +64,19 @@ def make():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_versions_that_the_notebooks_are_tried_with(make):
+    """Colab's are allowed by pyproject.toml, the oldest are its lower bounds; `make.py versions` runs both by name."""
+    needed = {r.name: r.specifier for r in map(Requirement, PROJECT["project"]["dependencies"])}
+    colab = dict(line.split("==") for line in make.lines("tests/requirements-colab.txt"))
+    assert needed.keys() <= colab.keys() and all(colab[name] in needed[name] for name in needed)
+    oldest = dict(line.split("==") for line in make.oldest())
+    assert {"numba", "ipykernel"} <= oldest.keys() and oldest["torch"] == "2.4"
+    assert all(needed[name] == SpecifierSet(f">={oldest[name]}") for name in needed)
+    assert make.python_near("0.1") == sys.executable
+    with pytest.raises(SystemExit, match='name one, "colab" or "oldest"'):
+        make.versions(argparse.Namespace(rest=["newest"]))
 
 
 def test_a_run_without_the_pack_leaves_the_stored_page_alone(make, monkeypatch, tmp_path, capsys):

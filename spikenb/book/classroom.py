@@ -2,11 +2,12 @@
 
     python -m spikenb.book.classroom labs labs _build/labs
     python -m spikenb.book.classroom offline labs _build/spikenb-offline.zip
+    python -m spikenb.book.classroom solved labs FOLDER
 
-`make.py labs` does the first in an environment that has nbgrader (requirements-lab.txt), `make.py offline` the second
-in the book's own. The student notebooks are kept in `labs/student`, where Colab opens them. A source is a
-text notebook with nbgrader's markers, `labs/N_name.md`. Each is made for a session of 50 minutes, which ends where a
-cell has the tag `extension`, and for one of 110.
+`make.py labs` does the first, with nbgrader, `make.py offline` the second; the third writes the solved notebooks alone.
+The student notebooks are kept in `labs/student`, where Colab opens them. A source is a text notebook with nbgrader's
+markers, `labs/N_name.md`. Each is made for a session of 50 minutes, which ends where a cell has the tag `extension`,
+and for one of 110.
 """
 
 import argparse
@@ -40,7 +41,7 @@ GRADING = """# To grade
 
 1. Put what a student handed in at `submitted/NAME/ASSIGNMENT/FILE.ipynb`, for instance
    `submitted/ada/stability_50/1_stability_50.ipynb`. The file's name must stay as it was given out.
-2. In this folder, with the `nbgrader` of the environment that made it (`.venv-lab`): `nbgrader autograde stability_50`.
+2. In this folder, with the `nbgrader` of the environment that made it (`.venv`): `nbgrader autograde stability_50`.
    Cells with checks are put back as they were before anything runs.
 3. `nbgrader formgrader` (in `jupyter lab`) for the answers in words: the rubric is in the teacher's guide.
 4. `nbgrader generate_feedback stability_50` writes a page a student; `nbgrader export` writes all grades.
@@ -205,20 +206,28 @@ def make(folder, target, execute=True):
     target = Path(target).resolve()
     for part in ("student", "solved"):
         shutil.rmtree(target / part, ignore_errors=True)
-        (target / part).mkdir(parents=True)
+    (target / "student").mkdir(parents=True)
     course(folder, target / "grader")
     made = []
     for path in sorted((target / "grader/release").glob("*/*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         made.append(target / "student" / path.name)
         made[-1].write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    make_solved(folder, target / "solved", execute)
+    return made
+
+
+def make_solved(folder, target, execute=False):
+    """The solved notebooks in `target`; with `execute` each solution must pass, and what the cells print is kept."""
+    import nbformat
+
+    Path(target).mkdir(parents=True, exist_ok=True)
     for source in sources(folder):
         whole = solved(with_badge(read(source), Path(folder).parent / "assets" / BADGE))
         if execute:
             run(whole, source.name)
         for minutes in MINUTES:
-            nbformat.write(version(whole, minutes), target / "solved" / f"{source.stem}_{minutes}.ipynb")
-    return made
+            nbformat.write(version(whole, minutes), Path(target, f"{source.stem}_{minutes}.ipynb"))
 
 
 def digits_pack(path):
@@ -276,12 +285,15 @@ def wheel_in(folder, root):
 
 
 def main():
-    """The command line of both."""
+    """The command line of all three."""
     parser = argparse.ArgumentParser(description="The course labs: notebooks, grader's folder, offline archive.")
     commands = parser.add_subparsers(dest="command", required=True)
     labs = commands.add_parser("labs", help="student, solved and grader")
     labs.add_argument("sources", type=Path)
     labs.add_argument("target", type=Path)
+    bare = commands.add_parser("solved", help="the solved notebooks alone, not executed")
+    bare.add_argument("sources", type=Path)
+    bare.add_argument("target", type=Path)
     offline = commands.add_parser("offline", help="the zip for a room without a network")
     offline.add_argument("sources", type=Path)
     offline.add_argument("target", type=Path)
@@ -294,6 +306,8 @@ def main():
             shutil.rmtree(released, ignore_errors=True)
             shutil.copytree(given.target / "student", released)
             print(f"{given.target}: {len(made)} student notebooks, as many solved, and the grader's folder")
+        elif given.command == "solved":
+            make_solved(given.sources, given.target)
         else:
             if old := stale(given.sources):
                 raise ValueError(f"not up to date: {', '.join(old)}; run first: python3 make.py labs")
