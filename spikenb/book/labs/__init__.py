@@ -43,6 +43,7 @@ def check(number, *answer):
     for module in iter_modules(__path__, f"{__name__}."):
         import_module(module.name)
     test = _CHECKS[_checks.choice("number", number, _CHECKS)]
+    answer = [part.strip().lower() if isinstance(part, str) else part for part in answer]
     if any(part is ... for part in answer):
         raise NotYet(f"Question {number}: not answered yet. Put your answer where the dots are, and run both cells.")
     if any(callable(part) and _empty(part) for part in answer):
@@ -51,9 +52,11 @@ def check(number, *answer):
         with contextlib.redirect_stderr(io.StringIO()):  # nbgrader takes a progress bar or a warning for a failure
             right, message = test(*(_returning(part) if callable(part) else part for part in answer))
     except _Nothing:
-        right, message = False, "Your function returns nothing: it needs a return."
+        right, message = False, "Your function returns nothing, in one case at least: it needs a return."
     except Exception as error:  # a student's code may fail in any way; say how
         right, message = False, f"Your answer raised {type(error).__name__}: {error}"
+        if isinstance(error, TypeError) and "arrays can be converted" in str(error):
+            message = "Return one number; you return an array."
     if not right:
         raise NotYet(f"Question {number}: not yet. {message}")
     print(f"Question {number}: right. {message}")

@@ -23,7 +23,7 @@ def digits_net():
 @question("2.1")
 def rate_from_a_jacobian(function):
     rng = np.random.default_rng(21)
-    for n, p in ((4, 10), (12, 30)):
+    for n, p in ((4, 10), (12, 30), (7, 9), (9, 40)):
         J = torch.from_numpy(rng.standard_normal((n, p)))
         values = torch.linalg.eigvalsh(J @ J.T)
         found, right = float(function(J)), n / values[-1].item()
@@ -45,14 +45,19 @@ def rate_from_a_jacobian(function):
 
 @question("2.2")
 def a_rate_that_throws(factor):
+    if isinstance(factor, str):
+        return False, "Give a number, without quotes."
     fit, start, critical = digits_net()
     run = gd(fit, start, float(factor) * critical, 60)
     if run.stopped:
-        return False, f"At {factor:g} η_crit the run {run.stopped}. The net does not survive every rate: go lower."
+        rate = " If you gave the rate itself, give its multiple of η_crit." if 1 < factor / critical < 4.2 else ""
+        return (
+            False,
+            f"At {factor:g} η_crit the run {run.stopped}. The net does not survive every rate: go lower.{rate}",
+        )
     high = run.loss.max() / run.loss[0]
     if high < 1.5:
-        side = "below the critical rate nothing is thrown" if factor < 1 else "the throw has no time to build up"
-        return False, f"At {factor:g} η_crit the loss never exceeds {high:.2f} times its start: {side}. Go higher."
+        return False, f"At {factor:g} η_crit the loss never exceeds {high:.2f} times its start: go higher."
     if run.loss[-1] > 0.2 * run.loss[0]:
         return False, f"At {factor:g} η_crit the loss goes up, and is not back within 60 steps. Try a lower rate."
     return True, f"The loss rises to {high:.1f} times its start and ends at {run.loss[-1] / run.loss[0]:.2g} of it."
@@ -61,7 +66,7 @@ def a_rate_that_throws(factor):
 @question("2.3")
 def share_in_the_top(function):
     rng = np.random.default_rng(23)
-    for n, s in ((6, 2), (20, 5)):
+    for n, s in ((6, 2), (20, 5), (9, 3), (14, 4)):
         J = torch.from_numpy(rng.standard_normal((n, 40)) * np.geomspace(3, 0.2, n)[:, None])
         K, r = J @ J.T, torch.from_numpy(rng.standard_normal(n))
         vectors = torch.linalg.eigh(K)[1]
@@ -86,26 +91,30 @@ def share_in_the_top(function):
 @question("2.4")
 def over_the_rate_of_the_moment(function):
     norms, n = np.array([10.0, 12, 15, 9, 4, 3, 5, 8, 11, 7]), 128
-    for eta in (128 / 10.5, 128 / 6):
-        right = eta > n / norms
-        found = np.asarray(function(norms.copy(), eta, n))
-        if found.shape != right.shape:
-            return False, f"Return one value a step, shape {right.shape}, not {found.shape}."
-        if (found.astype(bool) == right).all():
-            continue
-        if (found.astype(bool) == ~right).all():
-            why = "It is the other way round: too large a rate is one above n/‖K‖."
-        elif (found.astype(bool) == (eta > n / norms[0])).all():
-            why = "You use the critical rate of the first step throughout. ‖K‖ moves, and η_crit with it."
-        elif (found.astype(bool) == (eta > 1 / norms)).all():
-            why = "Where is the n? The loss is a mean over n points."
-        else:
-            why = "Compare η with n/‖K‖ at each step."
-        return (
-            False,
-            f"With η = {eta:.3g}, ‖K‖ = {norms.astype(int).tolist()} and n = {n}, {right.sum()} steps are over. {why}",
-        )
-    return True, "After a throw the same rate is below the line, because the line has moved."
+    etas = np.array([128 / 10.5, 128 / 6])
+    critical = n / norms
+    right = etas[:, None] > critical
+    found = [np.asarray(function(norms.copy(), eta, n)).astype(bool) for eta in etas]
+    for part in found:
+        if part.shape != norms.shape:
+            return False, f"Return one value for each ‖K‖, shape {norms.shape}, not {part.shape}."
+    if (found == right).all():
+        return True, "After a throw the same rate is below the line, because the line has moved."
+    if (found == ~right).all():
+        why = "It is the other way round: too large a rate is one above n/‖K‖."
+    elif (found == np.repeat(etas[:, None] > critical[0], len(norms), 1)).all():
+        why = "You use the critical rate of the first step throughout. ‖K‖ moves, and η_crit with it."
+    elif (found == (etas[:, None] > 2 * critical)).all():
+        why = "The 2 is too much: for a mean of squared residuals the critical rate is n/‖K‖."
+    elif np.all(found) or not np.any(found):
+        why = "You find every step alike, at two rates. Where is the n, and on which side? The critical rate is n/‖K‖."
+    else:
+        why = "Compare η with n/‖K‖ at each step."
+    k = int(np.argmax((found != right).any(1)))
+    return False, (
+        f"With η = {etas[k]:.3g}, ‖K‖ = {norms.astype(int).tolist()} and n = {n}, {right[k].sum()} steps are over, not "
+        f"{found[k].sum()}. {why}"
+    )
 
 
 @question("2.5")
@@ -128,8 +137,16 @@ def rate_of_a_batch(function):
             why = "You take the norm of the whole kernel. A step on the batch knows the batch's points alone."
         elif math.isclose(found, len(K) / norm(K), rel_tol=1e-6):
             why = "That is the rate of the whole set."
+        elif math.isclose(found, 2 * right, rel_tol=1e-6):
+            why = "The 2 is too much: for a mean of squared residuals the critical rate is b/‖K_b‖."
+        elif math.isclose(found, right / b, rel_tol=1e-6):
+            why = "Where is the b? The batch's loss is a mean over its b points."
+        elif math.isclose(found, b / torch.linalg.matrix_norm(block).item(), rel_tol=1e-6):
+            why = "`matrix_norm` without an order is the root of all squared entries. ‖K‖ is the largest eigenvalue."
+        elif math.isclose(found, b / norm(block) ** 2, rel_tol=1e-6):
+            why = "You square the block: `critical_rate` of 2.1 takes J, and here the kernel is given."
         else:
-            why = "Cut the batch's rows out of K, and of these the batch's columns."
+            why = "It is b over the largest eigenvalue of the block of K with the batch's rows and columns."
         return False, f"For the batch {batch} of 20 points the rate is {right:.4g}, not {found:.4g}. {why}"
     return True, "Each batch has a line of its own; SGD crosses some of them and not others."
 
@@ -147,10 +164,11 @@ def three_throws(rates):
     for k, (a, b) in enumerate(((0, 20), (20, 50), (50, 101)), 1):
         high = run.loss[a:b].max() / run.loss[a]
         if high < 1.2:
+            order = ("first", "second", "third")[k - 1]
+            before = "" if k == 1 else " A catapult before has raised η_crit; this rate must be above the new one."
             return False, (
-                f"Rate {k}, {rates[k - 1]:g}, sets off no catapult: the loss goes to {high:.2f} times that at step "
-                f"{a}. "
-                "The catapult before has raised η_crit; the next rate must be above the new one."
+                f"The {order} rate, {rates[k - 1]:g}, sets off no catapult: the loss goes "
+                f"to {high:.2f} times that at step {a}.{before}"
             )
     if rates[2] < 4:
         return False, f"Three throws, but the last rate is {rates[2]:g} η_crit. Go to 4 at least."
@@ -183,7 +201,7 @@ def over_the_base_rate(function):
         else:
             why = "Match rate: of the steps that rise, how many are over. Base rate: of all steps, how many are over."
         return False, f"On {length} made-up steps the lift is {right:.3f}, not {found:.3f}. {why}"
-    return True, "A match rate of 97% with a base rate of 97% is worth nothing."
+    return True, "A match rate of 97% at a base rate of 97% is worth nothing; and ask of which loss it is."
 
 
 @question("2.8")
