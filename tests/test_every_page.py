@@ -50,6 +50,24 @@ def test_nothing_is_wider_than_the_screen(browser, page):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_a_tables_words_are_whole_on_a_phone(browser, page):
+    """No plain table squeezes a column until its words break: tables of words are cards, others scroll."""
+    look(browser, 390)
+    broken = browser.execute_script(
+        """
+        const cells = [...document.querySelectorAll("article table.table:not(.spike-words) :is(th, td) > p")];
+        return cells.filter(p => p.scrollWidth > p.clientWidth + 1 || (p.offsetHeight > 120 && p.offsetWidth < 60))
+          .map(p => p.textContent);
+        """
+    )
+    assert not broken
+    cards = "document.querySelectorAll('table.spike-words tbody td')"
+    heads = f"return [...{cards}].every(td => td.dataset.title && getComputedStyle(td).display === 'block')"
+    assert browser.execute_script(heads)
+    if page == "cheat_sheet":
+        assert browser.execute_script(f"return {cards}.length") > 30
+
+
 def test_axe_core_finds_no_violation(browser, page):
     axe = pytest.importorskip("axe_playwright_python", reason="pip install --no-deps -r tests/requirements.txt")
     browser.set_script_timeout(300)
