@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from conftest import ROOT
+from conftest import ROOT, wait
 
 from spikenb.book import front
 from spikenb.curvature import top_eigenvalue
@@ -248,6 +248,35 @@ def test_too_large_a_rate_is_said(opened):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert opened.execute_script("return document.querySelector('[name=go]').textContent") == "Start"
+
+
+def test_a_rate_that_is_moved_is_told_and_wakes_a_run_that_rests(opened):
+    read = "return ['say', 'go'].map(n => document.querySelector(`.front-${n}, [name=${n}]`).textContent)"
+    opened.execute_script("document.querySelector('[name=go]').click()")
+    wait(opened, "return document.getElementById('front').run().epoch > 100")
+    opened.execute_script("document.getElementById('front').run().until = 0")
+    wait(opened, "return document.querySelector('.front-say').textContent.startsWith('Paused after')")
+    opened.execute_script(
+        "const r = document.querySelector('[name=eta]'); r.value = 0.02;"
+        "r.dispatchEvent(new Event('input')); r.dispatchEvent(new Event('change'))"
+    )
+    said, go = opened.execute_script(read)
+    assert re.fullmatch(r"2/η is now 100, and λmax, \d+, is below it\.", said) and go == "Pause"
+
+
+def test_it_waits_until_its_panels_are_in_sight(opened):
+    """A reader on a phone finds it below the text, and must not come when all is over."""
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", dict(width=390, height=250, deviceScaleFactor=1, mobile=False)
+    )
+    time.sleep(0.3)
+    opened.execute_script("document.querySelector('[name=go]').click()")
+    time.sleep(0.5)
+    epoch = state(opened)["epoch"]
+    time.sleep(0.5)
+    assert state(opened)["epoch"] == epoch
+    opened.execute_script("document.querySelector('.front-sharpness').scrollIntoView()")
+    wait(opened, f"return document.getElementById('front').run().epoch > {epoch + 100}")
 
 
 @pytest.mark.parametrize("width", [390, 1600])

@@ -165,7 +165,7 @@ function spikenbHistory(most = 600) {
 
 // The page's figure: `root` is the block in front.html.
 function spikenbFront(root, start) {
-  const PACE = 2400, SLOW = 60, LEG = 30000;  // epochs a second, the same at a spike, epochs before it pauses
+  const PACE = 2400, SLOW = 60, LEG = 30000;  // epochs a second, the same at the first spike, epochs before it pauses
   const LOOK = 25, SHOW = 45;  // epochs between two looks at λmax, milliseconds between two pictures
   const net = spikenbNet(start), m = start.width;
   const find = name => root.querySelector(`[name=${name}]`), show = name => root.querySelector(`.front-${name}`);
@@ -311,11 +311,17 @@ function spikenbFront(root, start) {
     const e = run.watch.event, before = run.watch.spikes.at(-1);
     return slowly.checked && e && run.epoch - e.epoch < 60 && !(before && e.epoch - before.epoch < 600);
   };
+  // A quarter of the pace from the crossing to the spike, and among spikes that follow one another.
+  const pace = () => {
+    const before = run.watch.spikes.at(-1);
+    const busy = run.crossed && run.epoch - run.crossed < 1500 || before && run.epoch - before.epoch < 1000;
+    return slowly.checked && busy ? PACE / 4 : PACE;
+  };
   function tick(time) {
     const slow = inSlowMotion(), gone = Math.min(250, Math.max(0, time - last)), until = performance.now() + Math.max(10, gone / 2);
     frame = 0;
     last = time;
-    owed = Math.min(owed + (slow ? SLOW : PACE) * gone / 1000, slow ? 8 : PACE / 4);
+    owed = Math.min(owed + (slow ? SLOW : pace()) * gone / 1000, slow ? 8 : PACE / 4);
     while (owed >= 1 && !run.over && performance.now() < until && inSlowMotion() === slow) {
       if (slow || run.epoch % LOOK === 0) measure(); else advance();
       owed--;
@@ -325,6 +331,7 @@ function spikenbFront(root, start) {
       run.until = run.epoch + LEG;
       tell(`Paused after ${epochs(run.epoch)} epochs. Go on, move η, or take another seed.`);
       play(false);
+      run.rests = true;
     }
     if (run.over) play(false);
     if (slow || !playing || time - shown >= SHOW) { draw(); shown = time; }
@@ -335,6 +342,7 @@ function spikenbFront(root, start) {
   }
   function play(on) {
     playing = on;
+    run.rests = false;
     last = performance.now();
     go.textContent = on ? "Pause" : run.epoch > 1 && !run.over ? "Go on" : "Start";
     schedule();
@@ -350,7 +358,14 @@ function spikenbFront(root, start) {
     rate.setAttribute("aria-valuetext", `${rate.value}, so that 2/η is ${number(2 / run.eta)}`);
     draw();
   });
-  new IntersectionObserver(([entry]) => { visible = entry.isIntersecting; last = performance.now(); schedule(); }).observe(root);
+  rate.addEventListener("change", () => {
+    if (run.epoch < 2 || run.over) return;
+    const edge = 2 / run.eta;
+    tell(`2/η is now ${number(edge)}, and λmax, ${run.lam.toFixed(0)}, is ${run.lam > edge ? "above" : "below"} it.`);
+    if (run.rests) play(true);
+  });
+  // It runs while the panel of λmax, which the text speaks of, is in sight.
+  new IntersectionObserver(([entry]) => { visible = entry.isIntersecting; last = performance.now(); schedule(); }, {threshold: 0.25}).observe(lams.svg);
   root.hidden = false;
   root.nextElementSibling.hidden = true;  // the still picture, for readers without scripts and for print
   restart();

@@ -240,10 +240,10 @@ def _link(app, doctree, docname):
         path = folder / f"{source.stem}-{number}.csv"
         path.write_bytes(text)
         href = f"{app.builder.get_relative_uri(docname, 'index').rpartition('/')[0] or '.'}/{FOLDER}/{path.name}"
-        size = max(1, round(len(text) / 1e3))
+        size = f"{len(text) / 1e6:.1f} MB" if len(text) > 1e6 else f"{max(1, round(len(text) / 1e3))} KB"
         caption += nodes.raw(
             "",
-            f' <a class="spike-numbers" href="{html.escape(href)}" download>The numbers (CSV, {size} KB)</a>',
+            f' <a class="spike-numbers" href="{html.escape(href)}" download>The numbers (CSV, {size})</a>',
             format="html",
         )
 
