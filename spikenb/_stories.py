@@ -95,7 +95,7 @@ def _tell_the_rise(watch, event, d):
     losses, n = watch.losses, d.numbers
     finite = [v if v > 0 and math.isfinite(v) else math.nan for v in losses]
     cut = next((i for i, v in enumerate(finite) if math.isnan(v)), len(finite))
-    found = spikes.find_spikes(losses[:cut], 2 * WINDOW, watch.ratio) if cut > 2 else []
+    found = spikes.find_spikes(losses[:cut], 2 * WINDOW, max(watch.ratio, 2.0)) if cut > 2 else []
     stop = event.end if event.end is not None else len(losses)
     spike = next((s for s in found if event.kept[0].step <= s.step <= stop), None)
     n["before"], n["peak"] = event.before, event.peak
@@ -107,7 +107,7 @@ def _tell_the_rise(watch, event, d):
         event.peak = n["peak"] = max(event.peak, spike.peak)
     peak = f"{event.peak:.4g}" if event.finite else "not finite"
     back = f"back at step {event.end}" if event.end is not None else f"not back by step {len(losses) - 1}"
-    d.lines.append(f"loss: {event.before:.4g} before (median of {WINDOW} steps), peak {peak}, {back}")
+    d.lines.append(f"loss: {event.before:.4g} before (median of {min(WINDOW, event.step)} steps), peak {peak}, {back}")
     last, usual = event.kept[-1], [g for g in watch.gradients[max(0, event.step - WINDOW) : event.step]]
     usual = float(np.nanmedian(usual)) if usual and np.isfinite(usual).any() else math.nan
     n["gradient"], n["gradient before"] = last.gradient, usual

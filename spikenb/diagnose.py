@@ -21,11 +21,13 @@ import contextlib
 import functools
 import math
 import time
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils import _pytree
+from tqdm import tqdm
 
 from . import _checks, _stories, curvature
 from ._stories import (  # noqa: F401
@@ -150,7 +152,9 @@ class Watch:
     keep : int
         The steps whose θ and batch are kept; the cause must lie within them when the loss jumps.
     ratio : float
-        The rise of the loss of the reference batch that makes a jump a spike.
+        The rise of the loss of the reference batch that makes a jump a spike, above 1. A step is looked at whose own
+        loss is half-way there over the median of the steps before, or 1.5 times it, and out of their noise. Where a
+        loss falls slowly and spikes are low, as in language models, 2 is too much: try 1.2.
     budget : float
         The share of the training time that may go into inspection within the loop. Over it nothing is inspected, and
         parameters are kept every tenth step only. What each step costs anyway, the loss and the gradient's norm, some
@@ -192,11 +196,15 @@ class Watch:
         self.dim = sum(p.numel() for _, p in self.moving)
         self.every, self.keep = _checks.count("every", every), _checks.count("keep", keep, 2)
         self.ratio, self.budget = _checks.positive("ratio", ratio), _checks.positive("budget", budget)
+        if ratio <= 1:
+            raise ValueError(f"ratio must be above 1, not {ratio}")
+        self.jump = min(1.5, (1 + ratio) / 2)  # the rise of a step's own loss at which it is looked at
         self.chunk = None if chunk is None else _checks.count("chunk", chunk)
         self.rows, self.most = _checks.count("reference", reference), _checks.count("events", events)
         self.losses, self.gradients, self.history = [], [], []
         self.ring, self.checkpoints, self.frozen, self.first, self.seen = [], [], [], [], 0
-        self.hard = self.unseen = self.skipped = self.missed = self.more = self.bytes = 0
+        self.hard, self.highest = [], (0.0, 0)
+        self.unseen = self.skipped = self.missed = self.more = self.bytes = 0
         self.open, self.pending, self.failed, self.top = None, None, None, None
         self.modes, self.cost, self.checking, self.start, self.spent, self.last = None, None, 0.0, None, 0.0, None
         self.hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._stepped)]
@@ -253,10 +261,15 @@ class Watch:
     def see(self, x, y, loss, index=None):
         """Call once after each `optimizer.step()`, with the batch of that step.
 
-        x : a tensor, a tuple of the model's arguments, or a dict of them by name; batches are kept, not copied.
+        x : a tensor, a tuple of the model's arguments, or a dict of them by name. Batches are kept, not copied: where
+        your loader fills the same buffers again, give copies. Where several batches are accumulated for one step,
+        give them as one.
         y : what loss_fn takes. loss : the step's loss, a tensor or a float. index : the rows' names in your data.
         """
         with self._clock():
+            if self.modes is None and not self.losses:
+                said = "see() came before an optimizer.step(); call it after each (or did a scaler leave the step out?)"
+                warnings.warn(said, stacklevel=2)
             value, pending = float(loss.detach() if is_tensor(loss) else loss), self.pending
             self.pending, t, last = None, len(self.losses), self.ring[-1] if self.ring else None
             self.losses.append(value)
@@ -282,7 +295,9 @@ class Watch:
         recent = sorted(v for v in self.losses[max(0, t - WINDOW) : t] if math.isfinite(v))
         base = recent[len(recent) // 2] if recent else value
         spread = np.median([abs(v - base) for v in recent]) if recent else 0.0
-        jumps = len(recent) >= 3 and value > 1.5 * base and value > base + 7 * spread
+        jumps = len(recent) >= 3 and value > self.jump * base and value > base + 7 * spread
+        if finite and len(recent) >= 3 and base > 0:
+            self.highest = max(self.highest, (value / base, t))
         if self.open is not None and (jumps or not finite) and self._is_back(t - 1):
             self._close(t - 1)  # and the next one begins at once
         elif self.open is not None and jumps and self._gives_way(t, value):
@@ -325,7 +340,7 @@ class Watch:
 
     def _is_back(self, t):
         event = self.open
-        return t >= event.step + 2 and max(self.losses[t - 1 : t + 1]) <= 1.5 * event.before
+        return t >= event.step + 2 and max(self.losses[t - 1 : t + 1]) <= self.jump * event.before
 
     def _close(self, t):
         event, self.open = self.open, None
@@ -347,7 +362,7 @@ class Watch:
             event.shared = not event.finite or not max(now) < self.ratio * min(known)
             if not event.shared:
                 self.frozen = [e for e in self.frozen if e is not event]
-                self.hard += 1
+                self.hard.append((event.peak / event.before, event.step, event.before, event.peak))
 
     def _has_room(self, cost, share):
         """Whether what costs so many seconds keeps the inspection within a share of the budget."""
@@ -533,11 +548,16 @@ class Watch:
     # after the loop
 
     def report(self):
-        """Inspect what was frozen, and say what each spike was. Returns a `Report`."""
+        """Inspect what was frozen, and say what each spike was. Returns a `Report`.
+
+        An event takes some hundred Hessian-vector products on batches of your loop, which may be longer than a short
+        training; fewer `events` and a smaller `reference` make it shorter.
+        """
         begin = time.perf_counter()
         for event in list(self.frozen):
             self._check(event)
-        diagnoses = [_stories.diagnose(self, event) for event in self.frozen]
+        events = tqdm(self.frozen, desc="inspecting", unit="spike", delay=3, leave=False)
+        diagnoses = [_stories.diagnose(self, event) for event in events]
         notes = [
             f"{len(self.losses)} steps; threshold on λ1(SHS): c = {self.c:.4g} ({type(self.optimizer).__name__}); "
             f"curvature in float32"
@@ -553,8 +573,9 @@ class Watch:
             notes.append("dropout: inspected with one frozen mask")
         if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in modules):
             notes.append("batch norm: inspected as in training; its samples depend on each other, so none are named")
+        hardest = ", ".join(f"step {t} ({low:.3g} to {high:.3g})" for _, t, low, high in sorted(self.hard)[:-4:-1])
         for count, what in (
-            (self.hard, "jumps of one batch's loss that the reference batch did not share: not spikes"),
+            (len(self.hard), f"jumps of one batch's loss that the reference batch did not share, no spikes: {hardest}"),
             (self.more, f"further spikes beyond the first {self.most}, not inspected"),
             (self.unseen, "small jumps of the loss that were let go unseen, for the budget"),
             (self.skipped, "batches without an optimizer step"),
@@ -565,6 +586,12 @@ class Watch:
         ):
             if count > 0:
                 notes.append(f"{count} {what}")
+        rise, t = self.highest
+        if not diagnoses and not self.hard and rise > 1:
+            notes.append(
+                f"the loss of step {t} was {rise:.3g} times the median before; a step is looked at from "
+                f"{self.jump:.3g} times on, where it is out of the noise (see `ratio`)"
+            )
         seconds = time.perf_counter() - begin
         notes.append(
             f"inspection within the loop: {100 * self.overhead:.1f}% of the training time (bound "

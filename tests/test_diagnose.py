@@ -1,6 +1,7 @@
 """The watch on a training loop: thresholds against dense algebra, stories of planted runs, awkward modules."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -233,7 +234,39 @@ def test_one_hard_batch_is_no_spike(data):
     data[30] = x, y + 20
     model = small()
     report = loop(model, torch.optim.SGD(model.parameters(), 1e-3), data).report()
-    assert report.story == diagnose.HEALTHY and any("not spikes" in note for note in report.notes)
+    assert report.story == diagnose.HEALTHY and "1 jumps of one batch's loss" in str(report)
+    assert re.search(r"no spikes: step 30 \([\d.]+ to \d+", str(report)), report
+
+
+def test_a_low_spike_needs_a_lower_ratio(data):
+    """As in language models, whose loss has a floor: the rise is there, and a default ratio says how high it was."""
+
+    def with_a_floor(output, y):
+        return nn.functional.mse_loss(output, y) + 1
+
+    reports = []
+    for ratio in (2.0, 1.2):
+        model = small()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+        def before(t, group=optimizer.param_groups[0]):
+            group["lr"] = 1.8 if t == 30 else 0.05
+
+        reports.append(loop(model, optimizer, data, with_a_floor, before, ratio=ratio).report())
+    unseen, seen = reports
+    assert unseen.story == diagnose.HEALTHY and re.search(r"the loss of step \d+ was 1\.[1-4]\d* times", str(unseen))
+    assert seen.story == diagnose.SCHEDULE and seen.main.step in (31, 32)
+
+
+def test_what_cannot_be_watched_so_is_told(data):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"ratio must be above 1, not 0\.9"):
+        diagnose.Watch(model, nn.MSELoss(), optimizer, ratio=0.9)
+    watch = diagnose.Watch(model, nn.MSELoss(), optimizer)
+    x, y = data[0]
+    with pytest.warns(UserWarning, match="call it after each"):
+        watch.see(x, y, nn.functional.mse_loss(model(x), y))
 
 
 # awkward modules
