@@ -7,7 +7,8 @@ python3 make.py pdf               build the pages and print them, _build/book.pd
 python3 make.py zip               build the pages and pack them, _build/book.zip, to be read without a network
 python3 make.py test              run all tests
 python3 make.py versions colab    run every notebook and solved lab with Colab's versions, in an empty folder;
-                                  "versions oldest": with the lower bounds of pyproject.toml (6 GB and 10 minutes each)
+                                  "versions oldest": with the lower bounds of pyproject.toml, which needs
+                                  python3.11 (each takes 6 GB and 10 minutes)
 python3 make.py notebooks [X.md]  update and execute the notebooks (of these chapters) from their .md;
                                   one that shows a data pack is left alone where the pack is missing
 python3 make.py labs              make the course labs, _build/labs: student, solved and grader (with nbgrader)
@@ -135,12 +136,16 @@ def versions(arguments):
     if arguments.rest not in (["colab"], ["oldest"]):
         sys.exit('versions: name one, "colab" or "oldest"')
     (name,) = arguments.rest
-    folder, colab = ROOT / f".venv-{name}", "tests/requirements-colab.txt"
+    colab = "tests/requirements-colab.txt"
     pins, pythons = (lines(colab), ("3.13", "3.12")) if name == "colab" else (oldest(), ("3.11",))
+    python = python_near(*pythons) or (sys.executable if name == "colab" else sys.exit("the oldest need python3.11"))
+    folder = ROOT / f".venv-{name}-{Path(python).name}"
     runner = [line for line in lines("requirements.txt") if line.startswith(("pytest", "nbval"))]
-    environment_in(folder, ["pyproject.toml", "requirements.txt", colab], [[*pins, *runner]], python_near(*pythons))
-    if pip(folder, ["--no-deps", "--force-reinstall", "."]):
-        sys.exit(1)
+    environment_in(folder, ["pyproject.toml", "requirements.txt", colab], [[*pins, *runner]], python)
+    with tempfile.TemporaryDirectory() as built:
+        run("-c", "import sys; from spikenb.book.classroom import wheel_in; wheel_in(*sys.argv[1:])", built, str(ROOT))
+        if pip(folder, ["--no-deps", "--force-reinstall", *map(str, Path(built).glob("*.whl"))]):
+            sys.exit(1)
     run("-c", SHOW_VERSIONS, *pins, folder=folder)
     share_the_cores()
     os.environ["TQDM_DISABLE"] = "1"
@@ -163,12 +168,14 @@ def oldest():
 
 
 def python_near(*versions):
-    """The first of these Pythons that runs here, or the one that runs this."""
+    """The first of these Pythons that runs here, perhaps the one that runs this, or None."""
+    if f"{sys.version_info.major}.{sys.version_info.minor}" in versions[:1]:
+        return sys.executable
     for version in versions:
         found = shutil.which(f"python{version}")
         if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
             return found
-    return sys.executable
+    return None
 
 
 def notebooks(arguments):

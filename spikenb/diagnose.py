@@ -351,7 +351,7 @@ class Watch:
             self.checking = time.perf_counter() - begin
         doubtful = [e for e in self.frozen if not e.shared]
         if len(self.frozen) > self.most and doubtful:  # the smallest of those that there was no time to check
-            self.frozen.remove(min(doubtful, key=lambda e: e.peak / e.before))
+            self.frozen.remove(min(doubtful, key=_rise))
             self.unseen += 1
 
     def _check(self, event):
@@ -362,7 +362,7 @@ class Watch:
             event.shared = not event.finite or not max(now) < self.ratio * min(known)
             if not event.shared:
                 self.frozen = [e for e in self.frozen if e is not event]
-                self.hard.append((event.peak / event.before, event.step, event.before, event.peak))
+                self.hard.append((_rise(event), event.step, event.before, event.peak))
 
     def _has_room(self, cost, share):
         """Whether what costs so many seconds keeps the inspection within a share of the budget."""
@@ -573,9 +573,11 @@ class Watch:
             notes.append("dropout: inspected with one frozen mask")
         if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in modules):
             notes.append("batch norm: inspected as in training; its samples depend on each other, so none are named")
-        hardest = ", ".join(f"step {t} ({low:.3g} to {high:.3g})" for _, t, low, high in sorted(self.hard)[:-4:-1])
+        hardest = "the highest: " + ", ".join(
+            f"step {t} ({low:.3g} to {high:.3g})" for _, t, low, high in sorted(self.hard)[:-4:-1]
+        )
         for count, what in (
-            (len(self.hard), f"jumps of one batch's loss that the reference batch did not share, no spikes: {hardest}"),
+            (len(self.hard), f"jumps of one batch's loss that the reference batch did not share, no spikes; {hardest}"),
             (self.more, f"further spikes beyond the first {self.most}, not inspected"),
             (self.unseen, "small jumps of the loss that were let go unseen, for the budget"),
             (self.skipped, "batches without an optimizer step"),
@@ -598,6 +600,11 @@ class Watch:
             f"{100 * self.budget:.0f}%); this report: {seconds:.1f} s; kept: at most {self.bytes / 1e6:.1f} MB"
         )
         return Report(diagnoses, notes, self.overhead, seconds, self.bytes)
+
+
+def _rise(event):
+    """How many times the loss before it the jump's peak is; a loss of zero is one."""
+    return event.peak / max(event.before, 1e-300)
 
 
 class _Terms(Problem):

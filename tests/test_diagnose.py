@@ -235,7 +235,27 @@ def test_one_hard_batch_is_no_spike(data):
     model = small()
     report = loop(model, torch.optim.SGD(model.parameters(), 1e-3), data).report()
     assert report.story == diagnose.HEALTHY and "1 jumps of one batch's loss" in str(report)
-    assert re.search(r"no spikes: step 30 \([\d.]+ to \d+", str(report)), report
+    assert re.search(r"no spikes; the highest: step 30 \([\d.]+ to \d+", str(report)), report
+
+
+def test_a_loss_of_zero_is_no_trouble():
+    """A hinge loss that is met everywhere, but for one row of another kind."""
+
+    def hinge(output, y):
+        return torch.relu(1 - output * y).mean()
+
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    data = []
+    for t in range(40):
+        y = torch.where(torch.arange(8) % 2 == 0, 1.0, -1.0)[:, None]
+        x = y.clone()
+        if t in (0, 20):
+            y[3] = -y[3]
+        data.append((x, y))
+    report = loop(model, torch.optim.SGD(model.parameters(), 1e-3), data, hinge, reference=16).report()
+    assert report.story == diagnose.HEALTHY and "step 20 (0 to 0.375)" in str(report)
 
 
 def test_a_low_spike_needs_a_lower_ratio(data):

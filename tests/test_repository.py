@@ -74,7 +74,8 @@ def test_the_versions_that_the_notebooks_are_tried_with(make):
     oldest = dict(line.split("==") for line in make.oldest())
     assert {"numba", "ipykernel"} <= oldest.keys() and oldest["torch"] == "2.4"
     assert all(needed[name] == SpecifierSet(f">={oldest[name]}") for name in needed)
-    assert make.python_near("0.1") == sys.executable
+    this = ".".join(map(str, sys.version_info[:2]))
+    assert make.python_near("0.1") is None and make.python_near(this) == sys.executable
     with pytest.raises(SystemExit, match='name one, "colab" or "oldest"'):
         make.versions(argparse.Namespace(rest=["newest"]))
 
