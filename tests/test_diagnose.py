@@ -21,7 +21,7 @@ def batches(n=64, dim=6, count=40, seed=0):
 
 def loop(model, optimizer, data, loss_fn=None, before=None, **options):
     loss_fn = loss_fn or nn.MSELoss()
-    watch = diagnose.Watch(model, loss_fn, optimizer, **{"budget": 100, "every": 10, **options})
+    watch = diagnose.Watch(model, loss_fn, optimizer, **{"budget": 1e6, "every": 10, **options})
     for t, (x, y) in enumerate(data):
         if before is not None:
             before(t)
@@ -193,7 +193,7 @@ def test_a_fault_in_the_loops_own_precision(data):
     """The loop's loss overflows in half precision where float32 has an ordinary value."""
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    watch = diagnose.Watch(model, nn.MSELoss(), optimizer, budget=100)
+    watch = diagnose.Watch(model, nn.MSELoss(), optimizer, budget=1e6)
     for t, (x, y) in enumerate(data):
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(model(x), y)
@@ -377,7 +377,7 @@ def test_batch_norm_keeps_its_statistics(data):
 def test_a_closure(data):
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.5)
-    watch = diagnose.Watch(model, nn.MSELoss(), optimizer, budget=100)
+    watch = diagnose.Watch(model, nn.MSELoss(), optimizer, budget=1e6)
     for x, y in data:
 
         def closure(x=x, y=y):
@@ -407,7 +407,7 @@ def test_several_inputs_and_an_attention_layer():
     torch.manual_seed(0)
     model, loss_fn = Model(), lambda out, y: nn.functional.cross_entropy(out.flatten(0, 1), y.flatten())
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    watch = diagnose.Watch(model, loss_fn, optimizer, every=5, budget=100)
+    watch = diagnose.Watch(model, loss_fn, optimizer, every=5, budget=1e6)
     for _ in range(12):
         tokens = torch.randint(11, (4, 6))
         x = {"tokens": tokens, "scale": torch.ones(4, 1, 1)}
@@ -423,7 +423,7 @@ def test_several_inputs_and_an_attention_layer():
 def test_autocast_is_left_for_float32(data):
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    watch = diagnose.Watch(model, nn.MSELoss(), optimizer, budget=100, every=5)
+    watch = diagnose.Watch(model, nn.MSELoss(), optimizer, budget=1e6, every=5)
     for x, y in data:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
