@@ -550,7 +550,7 @@ class Watch:
     def report(self):
         """Inspect what was frozen, and say what each spike was. Returns a `Report`.
 
-        An event takes some hundred Hessian-vector products on batches of your loop, which may be longer than a short
+        Each event takes many Hessian-vector products on batches of your loop, together perhaps longer than a short
         training; fewer `events` and a smaller `reference` make it shorter.
         """
         begin = time.perf_counter()
@@ -603,7 +603,7 @@ class Watch:
 
 
 def _rise(event):
-    """How many times the loss before it the jump's peak is; a loss of zero is one."""
+    """How many times the loss before it the jump's peak is: a huge number where that loss was zero."""
     return event.peak / max(event.before, 1e-300)
 
 
